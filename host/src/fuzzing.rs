@@ -10,6 +10,7 @@ pub use crate::authoring::fuzzing::{core_module, transcript};
 pub use crate::cli::fuzzing::{api_answer, stored_name};
 pub use crate::config::fuzzing::configuration;
 pub use crate::control::fuzzing::{api_head, api_query, api_request, api_token};
+pub use crate::handover::fuzzing::{detached_session, upgrade_answer};
 pub use crate::net::fuzzing::{
     client_certificate, fd_channel, proxy_header, snapshot_file, tls_files,
 };
@@ -18,8 +19,9 @@ pub use crate::oci::fuzzing::{
     oci_signatures, oci_signed_text, oci_store, oci_token,
 };
 pub use crate::plugin::fuzzing::{compile_cache, component, plugin_manifest, plugin_output};
-pub use crate::server::fuzzing::{detached_session, upgrade_answer, upgrade_offer, version_record};
+pub use crate::rollout::fuzzing::version_record;
 pub use crate::session::fuzzing::session_snapshot;
+pub use crate::upgrade::fuzzing::upgrade_offer;
 
 #[cfg(test)]
 #[path = "../../fuzz/property.rs"]

@@ -28,7 +28,11 @@
 //! | [`oci`] | plugins from and to registries |
 //! | [`sched`] | lanes, run permits, budgets and quotas |
 //! | `rollout` | the spine of a swap: stage, publish, migrate, watch, record |
-//! | [`server`] | starting, the handle, the registry |
+//! | [`server`] | starting one server, its handle |
+//! | `service` | the state of a running server, which its tasks share |
+//! | [`servers`] | all servers of a process, and reloads of their configuration |
+//! | [`upgrade`] | a new process takes the place of this one |
+//! | `handover` | a session on its way to another process |
 //! | [`telemetry`] | log lines and counters |
 //! | [`config`] | `wharf.toml` |
 //! | [`control`] | the control API |
@@ -46,6 +50,7 @@ mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod handover;
 mod locks;
 pub mod net;
 pub mod oci;
@@ -56,7 +61,10 @@ mod rollout;
 pub mod sched;
 mod serve;
 pub mod server;
+pub mod servers;
+mod service;
 pub mod session;
 mod span;
 pub mod telemetry;
+pub mod upgrade;
 pub mod work;

@@ -15,7 +15,7 @@ use crate::net::{AcceptError, Accepted, Established, HandshakeError, ProxyError,
 use crate::plugin::EventProcedure;
 use crate::rollout::blame::Blamed;
 use crate::sched::{ACCEPT_COST, LOG_LINE_COST, Placement, RunPermit, WorkerId, here, stalls};
-use crate::server::{AcceptMode, Directive, Listening, Service, TaskGuard};
+use crate::service::{AcceptMode, Directive, Listening, Service, TaskGuard};
 use crate::session::{Ended, ProcedureSlot, Session, SessionHandle, SessionSnapshot};
 use crate::telemetry::{
     AcceptPaused, Faulted, HandshakeFailed, Refused, SessionEnded, SessionStarted, Spent,

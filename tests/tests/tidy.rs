@@ -13,7 +13,7 @@ use wharf_tests::released::{Promises, breaches, frozen, promises, promises_in};
 const LINES_MAX: usize = 500;
 
 /// Each layer, with the layers that it may import.
-const LAYERS: [(&str, &[&str]); 14] = [
+const LAYERS: [(&str, &[&str]); 18] = [
     ("work", &[]),
     ("event", &[]),
     ("admission", &[]),
@@ -28,24 +28,61 @@ const LAYERS: [(&str, &[&str]); 14] = [
         "rollout",
         &["admission", "event", "files", "oci", "plugin", "sched", "session", "telemetry", "work"],
     ),
+    ("handover", &["net", "session"]),
+    (
+        "service",
+        &[
+            "admission",
+            "event",
+            "net",
+            "oci",
+            "plugin",
+            "rollout",
+            "sched",
+            "session",
+            "telemetry",
+            "work",
+        ],
+    ),
     (
         "server",
         &[
             "admission",
             "event",
             "files",
+            "handover",
             "net",
             "oci",
             "plugin",
             "rollout",
             "sched",
             "serve",
+            "service",
             "session",
             "telemetry",
             "work",
         ],
     ),
-    ("control", &["admission", "event", "files", "sched", "server", "span", "telemetry", "work"]),
+    ("servers", &["handover", "net", "plugin", "rollout", "server", "work"]),
+    (
+        "upgrade",
+        &["event", "handover", "net", "plugin", "serve", "server", "servers", "session", "work"],
+    ),
+    (
+        "control",
+        &[
+            "admission",
+            "event",
+            "files",
+            "sched",
+            "server",
+            "servers",
+            "span",
+            "telemetry",
+            "upgrade",
+            "work",
+        ],
+    ),
     (
         "config",
         &[
@@ -58,8 +95,10 @@ const LAYERS: [(&str, &[&str]); 14] = [
             "plugin",
             "sched",
             "server",
+            "servers",
             "session",
             "span",
+            "upgrade",
         ],
     ),
 ];

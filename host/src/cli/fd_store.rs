@@ -19,7 +19,7 @@ use rustix::io::retry_on_intr;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::locks::lock;
-use crate::server::FdStore;
+use crate::upgrade::FdStore;
 
 /// The name of all descriptors of sessions in the store. Short, because one variable of the
 /// environment holds the names of all descriptors.

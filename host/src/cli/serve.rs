@@ -22,10 +22,9 @@ use crate::config::{Config, STOP_GRACE_DEFAULT, default_cache_dir, registries};
 use crate::control::{Control, ControlConfig, Reload};
 use crate::net::SocketOptions;
 use crate::plugin::{Compiler, Grants};
-use crate::server::{
-    DetachedSession, FdStore, Host, HostConfig, InheritedListener, Plan, PlanCause, PlanError,
-    Reloaded, Servers, UpgradeClient, leave,
-};
+use crate::server::{Host, HostConfig};
+use crate::servers::{Plan, PlanCause, PlanError, Reloaded, Servers};
+use crate::upgrade::{DetachedSession, FdStore, InheritedListener, UpgradeClient, leave};
 use crate::work::{RefusedResource, WorkKind};
 
 /// Least time for detaching sessions, even if `stop_grace` is shorter.

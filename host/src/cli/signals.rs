@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::server::{FAREWELL_MAX, ServerHandle, Servers};
+use crate::server::{FAREWELL_MAX, ServerHandle};
+use crate::servers::Servers;
 
 /// Listeners for SIGINT, SIGTERM, SIGQUIT and SIGHUP.
 pub(super) struct Signals {

@@ -11,7 +11,8 @@ use sd_notify::NotifyState;
 
 use super::fd_store::{SESSIONS, server_of};
 use crate::net::is_listening;
-use crate::server::{Host, InheritedListener};
+use crate::server::Host;
+use crate::upgrade::InheritedListener;
 
 /// Tells systemd the state of the process.
 pub(super) fn tell(states: &[NotifyState<'_>]) {

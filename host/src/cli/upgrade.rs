@@ -22,7 +22,8 @@ use super::request::Ask;
 use super::systemd;
 use crate::control::{Upgrade, UpgradeOptions, Upgraded};
 use crate::net::FdChannel;
-use crate::server::{Servers, UpgradeClient, offer_sockets};
+use crate::servers::Servers;
+use crate::upgrade::{UpgradeClient, offer_sockets};
 use crate::work::WorkKind;
 
 /// Variable of the environment that tells a process to take over from an old process, through the

@@ -22,7 +22,8 @@ use crate::files;
 use crate::oci::{Registries, RegistryConfig};
 use crate::plugin::{Compiler, digest};
 use crate::sched::QuotaLimits;
-use crate::server::{DEADLINE_RANGE, HostConfig, Plan, ServerBuilder, TenantLimits};
+use crate::server::{DEADLINE_RANGE, HostConfig, ServerBuilder, TenantLimits};
+use crate::servers::Plan;
 use crate::span::Span;
 
 /// The file's usual name.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio::task::JoinError;
 
 use crate::event::{NAME_MAX_BYTES, excerpt};
-use crate::server::{PlanCause, PlanError};
+use crate::servers::{PlanCause, PlanError};
 use crate::work::{RefusedResource, WorkError};
 
 pub(super) type Answer = Result<Response, Problem>;

@@ -14,7 +14,8 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::state::Shared;
 use crate::sched::RunQueueStatus;
-use crate::server::{Host, PoolStatus, ServerHandle, Servers, Status, TenantStatus};
+use crate::server::{Host, PoolStatus, ServerHandle, Status, TenantStatus};
+use crate::servers::Servers;
 use crate::telemetry::{ClassStatus, RevisionMetricsStatus, Snapshot, Spent, dropped_lines};
 use crate::work::WorkStatus;
 

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::server::{PlanError, Reloaded, Servers};
+use crate::servers::{PlanError, Reloaded, Servers};
 
 type Reloading = Pin<Box<dyn Future<Output = Result<Reloaded, PlanError>> + Send>>;
 

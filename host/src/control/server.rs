@@ -37,8 +37,9 @@ use super::router::router;
 use super::state::{EndpointSockets, Shared};
 use super::upgrade::Upgrade;
 use super::write_timeout::WriteTimeout;
-use crate::server::{ControlEndpoint, Servers};
+use crate::servers::Servers;
 use crate::telemetry::{ControlBroken, ControlOpened, ControlReopened};
+use crate::upgrade::ControlEndpoint;
 
 /// Time that the head of a request may take, and that a connection may idle between requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);

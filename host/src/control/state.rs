@@ -12,8 +12,10 @@ use super::reload::Reload;
 use super::upgrade::Upgrade;
 use super::waiting::{Class, Place, Waiting};
 use crate::locks::lock;
-use crate::server::{ControlEndpoint, ServerHandle, Servers};
+use crate::server::ServerHandle;
+use crate::servers::Servers;
 use crate::telemetry::{Bucket, ControlRequest};
+use crate::upgrade::ControlEndpoint;
 use crate::work::HOST;
 
 /// Most event streams that are open at once.

@@ -15,7 +15,8 @@ use serde_json::json;
 use super::answer::{Answer, Problem, ok};
 use super::requests::{self, parse};
 use super::state::Shared;
-use crate::server::{ControlEndpoint, Servers, SessionsSent};
+use crate::servers::Servers;
+use crate::upgrade::{ControlEndpoint, SessionsSent};
 
 /// The values of a request for an upgrade.
 #[derive(Debug)]

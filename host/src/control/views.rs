@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::server::{
-    self, HostNotice, NewConnections, Reloaded, ServerHandle, SessionView, SwapProgress, SwapReport,
+    self, HostNotice, NewConnections, ServerHandle, SessionView, SwapProgress, SwapReport,
 };
+use crate::servers::Reloaded;
 use crate::telemetry::{Latencies, Snapshot};
 
 #[derive(Serialize)]

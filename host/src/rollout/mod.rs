@@ -18,6 +18,8 @@ mod change;
 pub(crate) mod env;
 mod exclusive;
 mod fetch;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod hear;
 mod introduce;
 mod judge;

@@ -8,26 +8,27 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use super::breaker::Breaker;
+use super::attach::resume_detached;
 use super::builder::{MIN_READ_RATE_DEFAULT, ServerBuilder, StartError};
-use super::config::ServerConfig;
 use super::handle::ServerHandle;
 use super::host::Host;
-use super::listening::Listening;
-use super::lock::Holder;
-use super::registry::Registry;
-use super::service::Service;
-use super::state::{Notice, Occurrence, ServerState, Status};
-use super::task_tracker::TaskTracker;
-use super::tenants::Tenant;
-use super::upgrade::{DetachedSession, InheritedListener, OpenSocket, resume_detached};
 use crate::admission::{Gate, InstanceRoom, Room};
+use crate::handover::{DetachedSession, InheritedListener, OpenSocket};
 use crate::net::{BindError, Listener, Security};
 use crate::plugin::{Binding, Claim, EventProcedure, Holding, LoadError, Plugin, try_out};
 use crate::rollout::{
     FetchError, History, Revision, Rollout, SwapError, VersionChange, again, has_room_for,
 };
 use crate::serve;
+use crate::service::Breaker;
+use crate::service::Holder;
+use crate::service::Listening;
+use crate::service::Registry;
+use crate::service::ServerConfig;
+use crate::service::Service;
+use crate::service::TaskTracker;
+use crate::service::Tenant;
+use crate::service::{Notice, Occurrence, ServerState, Status};
 use crate::session::{Deadlines, PauseGate, SessionConfig};
 use crate::telemetry::{Bucket, Counters, ServerStarted};
 use crate::work::Stop;
@@ -41,8 +42,8 @@ const PAUSES_LOGGED_PER_SECOND: u32 = 1;
 /// All of a server but its address, checked.
 pub struct Prepared {
     pub(super) description: ServerBuilder,
-    pub(super) name: String,
-    pub(super) plugin: Arc<Plugin>,
+    pub(crate) name: String,
+    pub(crate) plugin: Arc<Plugin>,
     /// The plugin that the specification names. A record may say that another version is current.
     pub(super) named: Arc<Plugin>,
     /// Digest of `named`.
@@ -78,7 +79,7 @@ impl Prepared {
 
     /// Keeps the version that the running server swapped in, if the specification names the same
     /// plugin as before. The record does not matter. Blocks if the plugin must be linked again.
-    pub(super) fn keep_swapped(&mut self, host: &Host, running: &Service) -> Result<(), SwapError> {
+    pub(crate) fn keep_swapped(&mut self, host: &Host, running: &Service) -> Result<(), SwapError> {
         self.plugin = self.kept(host, running)?;
         has_room_for(running, &running.procedure(), &self.plugin)
     }
@@ -124,7 +125,7 @@ impl Prepared {
     }
 
     /// Binds the server's address.
-    pub(super) fn listen(mut self, host: &Host) -> Result<Bound, BindError> {
+    pub(crate) fn listen(mut self, host: &Host) -> Result<Bound, BindError> {
         // The socket registers with the runtime that will poll it.
         let _inside = host.runtime().enter();
         let left = self.left.take();
@@ -157,7 +158,7 @@ impl Prepared {
     }
 
     /// Name of the server's tenant.
-    pub(super) fn tenant(&self) -> String {
+    pub(crate) fn tenant(&self) -> String {
         self.description.tenant.clone().unwrap_or_else(|| self.name())
     }
 
@@ -165,7 +166,7 @@ impl Prepared {
     ///
     /// # Errors
     /// The pools have no room for the shared instances.
-    pub(super) fn hold(&mut self, holding: Arc<Holding>) -> Result<(), StartError> {
+    pub(crate) fn hold(&mut self, holding: Arc<Holding>) -> Result<(), StartError> {
         self.room = self.description.claim(&holding, &self.plugin)?;
         self.holding = Some(holding);
         Ok(())
@@ -335,7 +336,7 @@ impl Bound {
         self.prepared.name()
     }
 
-    pub(super) fn prepared(&self) -> &Prepared {
+    pub(crate) fn prepared(&self) -> &Prepared {
         &self.prepared
     }
 
@@ -353,7 +354,7 @@ impl Bound {
 
     /// Starts accepting connections, and attaches detached sessions. They get their places before
     /// any new connection.
-    pub(super) fn run_with(self, sessions: Vec<DetachedSession>) -> ServerHandle {
+    pub(crate) fn run_with(self, sessions: Vec<DetachedSession>) -> ServerHandle {
         let Self { prepared, host, listener, given, ids_above } = self;
         let secure = prepared.description.secure;
         let service = prepared.assemble(&host);

@@ -6,12 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::breaker::BreakerLimits;
 use super::checks::{TIMEOUT_DEFAULT, TIMERS_DEFAULT, WATERMARKS_DEFAULT};
 #[cfg(doc)]
 use super::handle::ServerHandle;
 use super::host::{Host, HostError};
-use super::registry::NAME_CHARS_MAX;
 use crate::admission::{Network, Networks, Throttle};
 use crate::event::Priority;
 use crate::net::{BindError, Credentials, CredentialsError, Endpoint, ListenPort, SocketOptions};
@@ -21,6 +19,8 @@ use crate::oci::{Registries, RegistryError};
 use crate::plugin::{Grants, InstanceLimits, LoadError, Plugin};
 use crate::rollout::{FetchError, RecordError, SwapRules, refused_load, refused_pull};
 use crate::sched::{BudgetChange, Budgets};
+use crate::service::BreakerLimits;
+use crate::service::NAME_CHARS_MAX;
 #[cfg(doc)]
 use crate::session::Deadlines;
 use crate::session::Watermarks;
@@ -79,7 +79,7 @@ pub struct ServerBuilder {
     pub(super) tenant: Option<String>,
     pub(super) endpoint: Endpoint,
     pub(super) inherited: Option<Arc<TcpListener>>,
-    pub(super) throttle: Throttle,
+    pub(crate) throttle: Throttle,
     pub(super) networks: Networks,
     pub(super) proxies: Vec<Network>,
     pub(super) timeout: Duration,
@@ -93,8 +93,8 @@ pub struct ServerBuilder {
     pub(super) settings: BTreeMap<String, String>,
     pub(super) secure: bool,
     pub(super) credentials: Option<Credentials>,
-    pub(super) limits: InstanceLimits,
-    pub(super) shards: usize,
+    pub(crate) limits: InstanceLimits,
+    pub(crate) shards: usize,
     pub(super) instances_min: usize,
     pub(super) timers_max: usize,
     pub(super) sleep_after: Duration,

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::builder::{ServerBuilder, StartError};
-use super::registry::NAME_CHARS_MAX;
 use crate::event::Priority;
+use crate::service::NAME_CHARS_MAX;
 use crate::session::Watermarks;
 
 /// Default of [`ServerBuilder::timeout`].

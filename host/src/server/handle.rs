@@ -7,19 +7,19 @@ use std::time::Duration;
 use tokio::sync::{OnceCell, watch};
 
 use super::bound::Prepared;
-use super::breaker::BreakerState;
 use super::host::Host;
-use super::lock::{Lock, LockError};
-use super::service::{FAREWELL_MAX, Service};
-use super::state::{NewConnections, Notice, Occurrence, Status, closed, followed};
-use super::upgrade::OpenSocket;
 use crate::admission::{Change, Throttle, ThrottleError};
 use crate::event::Priority;
+use crate::handover::OpenSocket;
 use crate::locks::lock;
 use crate::net::{Credentials, CredentialsError, Security};
 use crate::plugin::{EventProcedure, Plugin};
 use crate::rollout::{Rank, Rollout, VersionChange};
 use crate::sched::stalls;
+use crate::service::BreakerState;
+use crate::service::{FAREWELL_MAX, Service};
+use crate::service::{Lock, LockError};
+use crate::service::{NewConnections, Notice, Occurrence, Status, closed, followed};
 use crate::telemetry::{CredentialsRenewed, Snapshot};
 
 /// Most bytes of [`ServerHandle::set_data`].
@@ -30,7 +30,7 @@ pub const DATA_MAX_BYTES: usize = 64 << 10;
 #[error(
     "servers are swapped one after the other, `{0}` just now: try again once their swaps are done"
 )]
-pub(super) struct VersionsChange(Arc<str>);
+pub(crate) struct VersionsChange(Arc<str>);
 
 /// How live sessions end when a server is suspended or restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub enum SteerError {
 /// A running server. Dropping the handle ends the server and its sessions at once;
 /// [`ServerHandle::stop`] is the graceful way. All methods may be called concurrently.
 pub struct ServerHandle {
-    pub(super) service: Arc<Service>,
+    pub(crate) service: Arc<Service>,
     host: Host,
     address: SocketAddr,
     accepting: watch::Receiver<u64>,
@@ -87,7 +87,7 @@ impl ServerHandle {
     }
 
     /// The server's listening socket, as long as the server listens.
-    pub(super) fn socket(&self) -> &OpenSocket {
+    pub(crate) fn socket(&self) -> &OpenSocket {
         &self.socket
     }
 
@@ -241,7 +241,7 @@ impl ServerHandle {
 
     /// First part of [`ServerHandle::reform`]. Returns the procedure of an ended canary, for the
     /// second part.
-    pub(super) fn put_config(
+    pub(crate) fn put_config(
         &self,
         prepared: Prepared,
         change: &VersionChange,
@@ -251,7 +251,7 @@ impl ServerHandle {
 
     /// Second part of [`ServerHandle::reform`]. The sessions of an ended canary migrate back. If
     /// the server has had several versions, it records them with the configured plugin.
-    pub(super) async fn follow_reform(
+    pub(crate) async fn follow_reform(
         &self,
         change: &VersionChange,
         tried: Option<Arc<EventProcedure>>,
@@ -265,7 +265,7 @@ impl ServerHandle {
     }
 
     /// Takes the server's lock of swaps. Until it is dropped, other changes of the version wait.
-    pub(super) async fn versions_stay(&self) -> VersionChange {
+    pub(crate) async fn versions_stay(&self) -> VersionChange {
         Rollout::exclusive(&self.service.versioned(), Rank::Next).await
     }
 
@@ -274,7 +274,7 @@ impl ServerHandle {
     ///
     /// # Errors
     /// [`VersionsChange`]; no lock is held.
-    pub(super) async fn versions_of_all_stay(
+    pub(crate) async fn versions_of_all_stay(
         servers: &[Arc<Self>],
     ) -> Result<Vec<VersionChange>, VersionsChange> {
         let servers: Vec<_> = servers.iter().map(|server| server.service.versioned()).collect();
@@ -463,7 +463,7 @@ impl ServerHandle {
     }
 
     /// First part of [`ServerHandle::drain`]. When this returns, the server accepts no connections.
-    pub(super) async fn close(&self) {
+    pub(crate) async fn close(&self) {
         if self.service.begin_stop() {
             self.service.tell(Occurrence::Draining);
         }

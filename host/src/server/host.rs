@@ -11,16 +11,16 @@ use std::sync::{Arc, OnceLock};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{broadcast, oneshot};
 
-use super::service::HostNotice;
-use super::tenants::{Tenant, TenantLimits, TenantStatus, Tenants};
-use super::upgrade::FdStore;
-use super::workers::Workers;
 use crate::admission::Count;
+use crate::handover::FdStore;
 use crate::plugin::{
     Capacity, Compiler, Engine, EngineConfig, EngineError, Loader, prepare_thread,
 };
 use crate::rollout::StateFolder;
 use crate::sched::{Lane, Quota, RunQueueStatus, stalls};
+use crate::service::HostNotice;
+use crate::service::Workers;
+use crate::service::{Tenant, TenantLimits, TenantStatus, Tenants};
 use crate::telemetry::LanesStarted;
 use crate::work::{HOST, WorkError, WorkKind, WorkPool, WorkStatus};
 
@@ -241,7 +241,7 @@ impl Host {
         self.0.tenants.quota(tenant)
     }
 
-    pub(super) fn tenant(&self, name: &str) -> Arc<Tenant> {
+    pub(crate) fn tenant(&self, name: &str) -> Arc<Tenant> {
         self.0.tenants.of(name)
     }
 
@@ -271,7 +271,7 @@ impl Host {
     }
 
     /// Leaves the descriptor store to the next process. Returns true at the first call.
-    pub(super) fn relinquish_store(&self) -> bool {
+    pub(crate) fn relinquish_store(&self) -> bool {
         !self.0.shelf_is_left.swap(true, Ordering::Relaxed)
     }
 

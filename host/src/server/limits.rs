@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::config::ServerConfig;
 use super::handle::ServerHandle;
 use crate::admission::Throttle;
 use crate::event::{Budget, Priority, READ_MAX_BYTES};
 use crate::plugin::{COMPONENT_MAX_BYTES, Resource, WASM_STACK_BYTES};
 use crate::sched::{MAIL_MAX_BYTES, QuotaLimits};
+use crate::service::ServerConfig;
 
 /// The value of a limit.
 #[derive(Debug, Clone, Copy, PartialEq)]

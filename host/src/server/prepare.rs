@@ -9,14 +9,14 @@ use super::builder::{Procedures, ServerBuilder, StartError};
 use super::checks::argument;
 use super::handle::ServerHandle;
 use super::host::Host;
-use super::upgrade::InheritedListener;
+use crate::handover::InheritedListener;
 use crate::net::{Credentials, Security};
 use crate::plugin::{Claim, Holding, LoadError, Plugin, try_out};
 use crate::rollout::{RecordError, Recorded, Revision, believed, fetch};
 use crate::work::Stop;
 
 /// The plugin that a specification names, loaded, with the result of its trial.
-pub(super) struct Preloaded {
+pub(crate) struct Preloaded {
     named: Arc<Plugin>,
     tried: Result<(), LoadError>,
 }
@@ -53,7 +53,7 @@ impl ServerBuilder {
     }
 
     /// [`ServerBuilder::bind`] with the listening sockets of the process before, by server names.
-    pub(super) fn bind_with(
+    pub(crate) fn bind_with(
         self,
         left: &mut HashMap<String, InheritedListener>,
     ) -> Result<Bound, StartError> {
@@ -74,7 +74,7 @@ impl ServerBuilder {
 
     /// Returns the specification without its inherited socket, which would stay open as long as the
     /// specification.
-    pub(super) fn without_listener(mut self) -> Self {
+    pub(crate) fn without_listener(mut self) -> Self {
         self.inherited = None;
         self
     }
@@ -92,7 +92,7 @@ impl ServerBuilder {
     /// The slow part of [`ServerBuilder::prepare`], which depends on nothing that may change
     /// meanwhile. Checks the values, loads the named plugin and tries it. Blocks as
     /// [`ServerBuilder::start`] does.
-    pub(super) fn preload(&self, host: &Host) -> Result<Preloaded, StartError> {
+    pub(crate) fn preload(&self, host: &Host) -> Result<Preloaded, StartError> {
         self.check()?;
         let named = self.load(host)?;
         let tried = try_out(&named, self.limits, self.budgets.start(self.priority));
@@ -100,7 +100,7 @@ impl ServerBuilder {
     }
 
     /// The other part of [`ServerBuilder::prepare`].
-    pub(super) fn prepare_with(
+    pub(crate) fn prepare_with(
         self,
         host: &Host,
         preloaded: Preloaded,

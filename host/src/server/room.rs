@@ -21,7 +21,7 @@ impl InstanceRoom for Holding {
 impl ServerBuilder {
     /// The server's promise of the pools. Shared instances are no part of it, because they are
     /// claimed.
-    pub(super) fn promise(&self) -> Promise {
+    pub(crate) fn promise(&self) -> Promise {
         match self.shards {
             0 => Promise { sessions: self.throttle.max_clients, instances: self.instances_min },
             _ => Promise::default(),

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::handle::ServerHandle;
-use super::registry::Member;
 use crate::event::{ClientInfo, NameError, Peers, Port, Priority, SendError};
 use crate::sched::{CALL_COST, charged};
+use crate::service::Member;
 use crate::session::SessionStats;
 
 /// A number that no session has, so that an operator's broadcast reaches all.

@@ -15,9 +15,10 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use wharf::plugin::{InstanceLimits, Plugin};
 use wharf::server::{
-    CanaryOptions, CanaryRules, HostConfig, Plan, Quantity, RevisionState, ServerBuilder,
-    ServerHandle, Servers, SwapError, SwapPolicy, SwapRules,
+    CanaryOptions, CanaryRules, HostConfig, Quantity, RevisionState, ServerBuilder, ServerHandle,
+    SwapError, SwapPolicy, SwapRules,
 };
+use wharf::servers::{Plan, Servers};
 use wharf::session::SessionStats;
 use wharf_tests::clients::Client;
 use wharf_tests::control_site::ControlSite;

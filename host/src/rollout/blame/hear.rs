@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::{Comparison, FaultRates, LiveAddresses, Mark, Rule, Source, Verdict, count};
+use super::{Comparison, FaultRates, LiveAddresses, Mark, Rule, Source, Verdict};
 use crate::event::FaultKind;
 use crate::locks::lock;
 use crate::plugin::EventProcedure;
@@ -108,4 +108,12 @@ pub(crate) struct Tried {
     pub(super) before: Arc<EventProcedure>,
     pub(super) mark: Mark,
     pub(crate) source: Source,
+}
+
+/// Counts the end of a session.
+pub(super) fn count(rates: &mut FaultRates, source: Source, blamed: Option<&Blamed>, now: Instant) {
+    match blamed {
+        Some(blamed) => _ = rates.faulted(source, blamed.fault(), now),
+        None => rates.well(source, now),
+    }
 }

@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 
 pub(super) use comparison::{Comparison, Rule, Verdict};
 pub(crate) use hear::Blamed;
+use hear::count;
 pub(super) use hear::{Suspect, Tried};
 use quota::ReplayQuota;
 pub(super) use rates::{FaultRates, Finding, Mark};
@@ -103,13 +104,5 @@ impl Blame {
             let (server, counters) = (server.name(), server.counters());
             FaultReplayed { server, event, kind, finding: "over-quota" }.emit(counters);
         }
-    }
-}
-
-/// Counts the end of a session.
-fn count(rates: &mut FaultRates, source: Source, blamed: Option<&Blamed>, now: Instant) {
-    match blamed {
-        Some(blamed) => _ = rates.faulted(source, blamed.fault(), now),
-        None => rates.well(source, now),
     }
 }

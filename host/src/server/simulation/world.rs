@@ -15,6 +15,7 @@ use super::model::{FAULTS_MIN, Had, Number, Order, Outcome, Possible, Stands, Wo
 use super::orders::give;
 use super::plugins::{ALL, GOOD, SimHost};
 use crate::event::{ClientInfo, Fault, FaultKind, Port};
+use crate::handover::OpenSocket;
 use crate::net::Stream;
 use crate::plugin::EventProcedure;
 use crate::rollout::blame::Blamed;
@@ -22,12 +23,11 @@ use crate::rollout::sim_env::{Disk, SimEnv, Tasks};
 use crate::rollout::{LiveSessions, RevisionState, weighs};
 use crate::sched::{Lane, Placement, RunQueue};
 use crate::server::handle::ServerHandle;
-use crate::server::service::Service;
-use crate::server::state::Directive;
-use crate::server::upgrade::OpenSocket;
 use crate::server::{
     CanaryRules, HISTORY_MAX, Server, ServerBuilder, SwapPolicy, SwapRules, VERSIONS_MAX,
 };
+use crate::service::Directive;
+use crate::service::Service;
 use crate::session::{MigrateOutcome, ProcedureSlot, SessionHandle, test_support};
 
 /// Number of sessions at once, at most.

@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 use wharf::control::{Control, ControlConfig, Reload};
-use wharf::server::{Host, HostConfig, Plan, PlanError, Servers};
+use wharf::server::{Host, HostConfig};
+use wharf::servers::{Plan, PlanError, Servers};
 use wharf_tests::load::beside;
 
 use super::{Cli, describe_echo};

@@ -25,9 +25,8 @@ use wharf::event::Priority;
 use wharf::net::SocketOptions;
 use wharf::plugin::{Compiler, Grant, Grants};
 use wharf::sched::{BudgetChange, Lane};
-use wharf::server::{
-    BreakerLimits, Host, HostConfig, Plan, PlanError, Server, ServerBuilder, ServerHandle, Servers,
-};
+use wharf::server::{BreakerLimits, Host, HostConfig, Server, ServerBuilder, ServerHandle};
+use wharf::servers::{Plan, PlanError, Servers};
 
 use self::drive::Drive;
 pub use self::drive::{Target, drive};

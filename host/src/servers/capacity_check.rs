@@ -1,8 +1,8 @@
 //! Compares the demand of a plan with the capacity of the machine, and reports the arithmetic.
 
-use super::builder::ServerBuilder;
-use super::servers::Plan;
+use super::Plan;
 use crate::plugin::Capacity;
+use crate::server::ServerBuilder;
 
 /// Demand of all servers of a plan, as far as they have limits.
 #[derive(Debug, Default, PartialEq, Eq)]

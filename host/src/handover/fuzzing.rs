@@ -1,56 +1,23 @@
 //! Checks of what one process tells the next: see `crate::fuzzing`.
 
-use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{DetachedSession, ToNew, ToOld, UpgradeClient};
-use crate::net::{FdChannel, SnapshotFile, socket_number};
+use super::{DetachedSession, ToOld};
+use crate::net::{SnapshotFile, socket_number};
 use crate::session::fuzzing::goes_on;
 
-/// Messages that are sent before they are received. Sockets take so many without a reader.
-const MESSAGES_MAX: usize = 16;
-/// Bytes of each.
-const MESSAGE_MAX_BYTES: usize = 4 << 10;
-
-/// Longest that sending takes before the check fails instead of waiting for ever.
-const SEND_MAX: Duration = Duration::from_secs(5);
-
 /// Whether it is such a message, which then is read again from its own text.
-fn survives<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> bool {
+pub(crate) fn survives<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> bool {
     let Ok(message) = serde_json::from_slice::<T>(bytes) else { return false };
     let written = serde_json::to_vec(&message).expect("JSON");
     let again: T = serde_json::from_slice(&written).expect("its own text");
     assert_eq!(serde_json::to_vec(&again).expect("JSON"), written);
     true
-}
-
-/// Each line is a message of the old process. The new process takes sockets until it hears that
-/// these are all, and refuses anything else.
-pub fn upgrade_offer(bytes: &[u8]) -> bool {
-    let lines = bytes.split(|&byte| byte == b'\n').filter(|handle| !handle.is_empty());
-    let lines: Vec<_> = lines
-        .take(MESSAGES_MAX)
-        .map(|handle| &handle[..handle.len().min(MESSAGE_MAX_BYTES)])
-        .collect();
-    let all = lines.iter().filter(|handle| survives::<ToNew>(handle)).count();
-    let (mut near, far) = FdChannel::pair().expect("descriptors");
-    near.set_timeout(SEND_MAX).expect("it is not zero");
-    let nothing = File::open("/dev/null").expect("it is there");
-    for handle in &lines {
-        near.send(handle, &[], Some(nothing.as_fd())).expect("room");
-    }
-    drop(near);
-    match UpgradeClient::receive(far) {
-        Ok(taken) => assert!(taken.listeners.len() + taken.endpoints.len() < lines.len()),
-        Err(why) => assert!(!why.is_empty()),
-    }
-    all == lines.len() && all > 0
 }
 
 /// A message of the new process.

@@ -1,15 +1,16 @@
 //! Old process of an upgrade: offers its sockets, waits until the new process serves, and only then
 //! takes no more new connections.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ControlEndpoint, ToNew, ToOld, send_sessions};
+use super::send_sessions;
+use crate::handover::{ControlEndpoint, SessionsSent, ToNew, ToOld};
 use crate::net::FdChannel;
-use crate::server::{ServerHandle, Servers};
+use crate::server::ServerHandle;
+use crate::servers::Servers;
 use crate::work::WorkKind;
 
 /// A new process that reported that it serves.
@@ -32,15 +33,6 @@ impl Drop for Relinquishing {
             self.servers.relinquish(false);
         }
     }
-}
-
-/// Outcome of an upgrade for the sessions of the old process.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct SessionsSent {
-    /// Number of sessions that go on in the new process.
-    pub moved: usize,
-    /// Number of sessions that finish in the old process, by reason.
-    pub stayed: BTreeMap<String, usize>,
 }
 
 /// Offers all sockets to a new process and waits until that serves. Meanwhile no reload and no swap

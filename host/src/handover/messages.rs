@@ -1,64 +1,13 @@
-//! Upgrade: a new process takes the place of this one. It gets the listening sockets first, and
-//! then the sessions that can move.
-//!
-//! The old process offers and the new process takes. Until the new process reports that it serves,
-//! nothing has changed. Both run this program, perhaps in two versions, so their messages are JSON
-//! and ignore unknown members. The command line starts the new process and names the channel.
+//! Messages of an upgrade, between the old process and the new one. Both run this program, perhaps
+//! in two versions, so messages are JSON and ignore unknown members.
 
-mod detached;
-mod fd_store;
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) mod fuzzing;
-mod new_process;
-mod old_process;
-mod receive_sessions;
-mod send_sessions;
-
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Weak;
 
 use serde::{Deserialize, Serialize};
 
-use crate::net::{FdChannel, Listener};
+use crate::net::FdChannel;
 use crate::session::SessionMeta;
-
-pub use detached::DetachedSession;
-pub use fd_store::{FdStore, leave};
-pub use new_process::UpgradeClient;
-pub use old_process::{ReadyPeer, SessionsSent, offer_sockets};
-pub(super) use receive_sessions::resume_detached;
-
-/// Listening socket of the process before this one.
-#[derive(Debug)]
-pub struct InheritedListener {
-    pub(super) socket: TcpListener,
-    /// Whether the starter of the processes chose the socket. Then it counts even if the
-    /// specification names another address.
-    pub(super) given: bool,
-    /// Sessions of the process before may have numbers up to this one.
-    pub(super) ids_above: u64,
-}
-
-impl InheritedListener {
-    /// Takes a socket that was kept while no process ran.
-    #[must_use]
-    pub fn kept(socket: TcpListener) -> Self {
-        Self { socket, given: false, ids_above: 0 }
-    }
-
-    /// Address that the socket listens on.
-    #[must_use]
-    pub fn address(&self) -> Option<SocketAddr> {
-        self.socket.local_addr().ok()
-    }
-}
-
-/// Socket of a running server.
-pub(super) struct OpenSocket {
-    pub(super) listener: Weak<Listener>,
-    pub(super) given: bool,
-}
 
 /// Endpoint of the control API, whose socket an upgrade passes on as well.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +22,7 @@ pub enum ControlEndpoint {
 /// Message of the old process.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "kebab-case")]
-enum ToNew {
+pub(crate) enum ToNew {
     /// A listening socket, with its descriptor.
     Listener { server: String, given: bool, ids_above: u64 },
     /// A socket of the control API, with its descriptor.
@@ -105,7 +54,7 @@ enum ToNew {
 /// Message of the new process.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "kebab-case")]
-enum ToOld {
+pub(crate) enum ToOld {
     /// The new process accepts on every socket of its configuration, and has taken these endpoints.
     Serves {
         #[serde(rename = "doors")]
@@ -119,7 +68,11 @@ enum ToOld {
     Refuses { why: String },
 }
 
-fn say(fd_channel: &mut FdChannel, what: &impl Serialize) -> Result<(), String> {
+/// Sends a message without a descriptor.
+///
+/// # Errors
+/// The system's error.
+pub(crate) fn say(fd_channel: &mut FdChannel, what: &impl Serialize) -> Result<(), String> {
     let head = serde_json::to_vec(what).map_err(|error| error.to_string())?;
     fd_channel.send(&head, &[], None).map_err(|error| error.to_string())
 }

@@ -22,7 +22,7 @@ use crate::sched::{
 };
 
 /// The workers of all lanes. Dropping it ends the threads and every task on them.
-pub(super) struct Workers {
+pub(crate) struct Workers {
     lanes: [LaneWorkers; Lane::ALL.len()],
     run_queues: Arc<[Arc<RunQueue>; Lane::ALL.len()]>,
 }
@@ -44,7 +44,7 @@ struct Worker {
 
 impl Workers {
     /// Starts `count` threads for each lane.
-    pub(super) fn start(count: usize) -> io::Result<Self> {
+    pub(crate) fn start(count: usize) -> io::Result<Self> {
         let run_queues = Lane::ALL.map(|lane| Arc::new(RunQueue::new(lane, count)));
         let start = |lane: Lane| LaneWorkers::start(lane, count, &run_queues[lane as usize]);
         let (fast, standard, mut idle) =
@@ -54,18 +54,18 @@ impl Workers {
     }
 
     /// What the kernel granted the threads of a lane.
-    pub(super) fn sched_params(&self, lane: Lane) -> SchedParams {
+    pub(crate) fn sched_params(&self, lane: Lane) -> SchedParams {
         self.lanes[lane as usize].sched_params
     }
 
     /// Status of each lane's run queue.
-    pub(super) fn run_queues(&self) -> Vec<RunQueueStatus> {
+    pub(crate) fn run_queues(&self) -> Vec<RunQueueStatus> {
         self.run_queues.iter().map(|run_queue| run_queue.seen()).collect()
     }
 
     /// Waits until every thread has taken up a task. Threads that run only when the CPU is idle do
     /// not count.
-    pub(super) async fn answer(&self) {
+    pub(crate) async fn answer(&self) {
         for worker in self
             .lanes
             .iter()
@@ -81,7 +81,7 @@ impl Workers {
 
     /// Runs a task on the thread of this lane with the fewest tasks. The task's placement may move
     /// it later. The task's CPU time is charged to `quota`.
-    pub(super) fn spawn<T>(
+    pub(crate) fn spawn<T>(
         self: &Arc<Self>,
         lane: Lane,
         quota: Arc<Quota>,

@@ -1,6 +1,5 @@
-//! Sessions that come into this process. Sessions of the old process come one after the other, and
-//! each is restored here before this process accepts it. Detached sessions have no other process
-//! than this one.
+//! Sessions of the old process that come into this one. They come one after the other, and each is
+//! restored here before this process accepts it.
 
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -8,12 +7,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::{DetachedSession, ToNew, ToOld, say};
+use crate::handover::{ToNew, ToOld, say};
 use crate::net::{FdChannel, FdMessage};
 use crate::serve;
-use crate::server::{Servers, Service};
+use crate::servers::Servers;
 use crate::session::{SessionMeta, SessionSnapshot};
-use crate::telemetry::SessionNotRestored;
 
 /// Time that a session may take to be restored.
 const RESTORE_MAX: Duration = Duration::from_secs(10);
@@ -109,37 +107,4 @@ fn arrive(
         Ok(Err(why)) => Err(why),
         Err(_) => Err("restore-timeout".into()),
     }
-}
-
-/// Attaches a detached session. If that fails, the host closes the connection and logs why. The
-/// session has its permit when this returns.
-pub(in crate::server) fn resume_detached(service: &Arc<Service>, session: DetachedSession) {
-    let id = session.meta.id;
-    let lost = move |service: &Service, why: &str| {
-        let session = SessionNotRestored { server: &service.name, session: id, reason: why };
-        session.emit(&service.counters, &service.session_lines);
-    };
-    let permit = match service.gate.readmit(session.meta.peer.ip(), Instant::now()) {
-        Ok(permit) => permit,
-        Err(refusal) => return lost(service, refusal.name()),
-    };
-    let (go, goes) = oneshot::channel();
-    // No other process has the session, so it need not wait for a verdict.
-    let _ = go.send(());
-    let epoch = service.state().borrow().epoch;
-    let (task, serving) = (service.task(epoch), Arc::clone(service));
-    service.spawn(move |placement| async move {
-        let (name, snapshot) = match session.unpack() {
-            Ok(unpacked) => unpacked,
-            Err(why) => return lost(&serving, &why),
-        };
-        let hears = Arc::clone(&serving);
-        let restored = move |how: Result<(), String>| {
-            if let Err(why) = how {
-                lost(&hears, &why);
-            }
-        };
-        serve::resume(serving, snapshot, name, permit, (epoch, task, placement), restored, goes)
-            .await;
-    });
 }

@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
-use super::service::Service;
+use super::shared::Service;
 use super::state::{Status, followed};
 use crate::locks::lock;
 use crate::sched::{Moment, stalls};
@@ -49,7 +49,7 @@ pub enum LockError {
 
 /// The holder of a server's lock.
 #[derive(Debug, Default)]
-pub(super) struct Holder {
+pub(crate) struct Holder {
     state: Mutex<HolderState>,
     freed: Notify,
 }
@@ -120,7 +120,7 @@ impl Lock {
     }
 
     /// Leaves the lock held until its time is over or the token is given to
-    /// [`super::ServerHandle::unlock`].
+    /// [`ServerHandle::unlock`](crate::server::ServerHandle::unlock).
     #[must_use]
     pub fn into_token(mut self) -> u64 {
         // Without its service, the drop frees nothing.
@@ -141,7 +141,7 @@ impl Service {
     /// Waits up to `wait` for the lock and for running events to end, then holds it for up to
     /// `hold`. `accepting` tells the version of the state that the accepting task follows.
     /// Cancel-safe: dropping the future gives the lock back.
-    pub(super) async fn lock(
+    pub(crate) async fn lock(
         self: &Arc<Self>,
         runtime: &Handle,
         wait: Duration,
@@ -198,12 +198,12 @@ impl Service {
     }
 
     /// Gives back the lock of this token. Returns false if that lock is no longer held.
-    pub(super) fn unlock(&self, token: u64) -> bool {
+    pub(crate) fn unlock(&self, token: u64) -> bool {
         self.holder.free(Some(token), || self.open())
     }
 
     /// Takes the lock from any holder.
-    pub(super) fn revoke_lock(&self) {
+    pub(crate) fn revoke_lock(&self) {
         self.holder.free(None, || self.open());
     }
 

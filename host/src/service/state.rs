@@ -110,7 +110,7 @@ pub(crate) enum Directive {
 }
 
 impl ServerState {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             status: Status::Starting,
             newcomers: NewConnections::Queue,
@@ -126,7 +126,7 @@ impl ServerState {
     }
 
     /// The status that operators see.
-    pub(super) fn seen(&self) -> Status {
+    pub(crate) fn seen(&self) -> Status {
         match self.status {
             Status::Starting | Status::Listening | Status::Suspended if self.failed => {
                 Status::Failed
@@ -213,12 +213,12 @@ pub struct Notice {
 }
 
 /// Waits until the listening socket is closed.
-pub(super) async fn closed(mut accepting: watch::Receiver<u64>) {
+pub(crate) async fn closed(mut accepting: watch::Receiver<u64>) {
     while accepting.changed().await.is_ok() {}
 }
 
 /// Waits until the accepting task follows this version of the state, or is gone.
-pub(super) async fn followed(mut accepting: watch::Receiver<u64>, version: u64) {
+pub(crate) async fn followed(mut accepting: watch::Receiver<u64>, version: u64) {
     let _ = accepting.wait_for(|seen| *seen >= version).await;
 }
 

@@ -5,9 +5,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ControlEndpoint, InheritedListener, ToNew, ToOld, receive_sessions, say};
+use super::receive_sessions;
+use crate::handover::{ControlEndpoint, InheritedListener, ToNew, ToOld, say};
 use crate::net::FdChannel;
-use crate::server::Servers;
+use crate::servers::Servers;
 
 /// Time that the old process may take for its next message.
 const PATIENCE: Duration = Duration::from_secs(60);

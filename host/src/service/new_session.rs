@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::registry::{Membership, Presence};
-use super::service::Service;
+use super::shared::Service;
 use crate::plugin::EventProcedure;
 use crate::session::{ProcedureSlot, SessionHandle};
 

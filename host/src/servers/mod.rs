@@ -1,25 +1,24 @@
 //! All servers of a process, by name. They start, change and stop together.
 
+mod capacity_check;
+mod plan_error;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
-use super::bound::{Bound, Prepared};
-use super::builder::{ServerBuilder, StartError};
-use super::handle::{ServerHandle, SteerError};
-use super::host::{Host, HostConfig};
-use super::plan_error::{Mistake, PlanError};
-use super::prepare::Preloaded;
-use super::room::Promised;
-use super::service::FAREWELL_MAX;
-use super::state::Status;
-use super::tenants::TenantLimits;
-use super::upgrade::{DetachedSession, InheritedListener};
+use self::plan_error::Mistake;
+pub use self::plan_error::{PlanCause, PlanError};
+use crate::handover::{DetachedSession, InheritedListener};
 use crate::locks::{lock, read, write};
 use crate::net::CredentialsError;
 use crate::plugin::EventProcedure;
 use crate::rollout::VersionChange;
+use crate::server::{
+    Bound, FAREWELL_MAX, Host, HostConfig, Preloaded, Prepared, Promised, ServerBuilder,
+    ServerHandle, StartError, Status, SteerError, TenantLimits,
+};
 use crate::work::{WorkError, WorkKind};
 
 /// Target of a reload: the shared configuration, and each server with its place in the file for

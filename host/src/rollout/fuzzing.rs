@@ -6,8 +6,6 @@ use super::{Revision, StateFolder};
 use crate::files::{own_folder, scratch};
 use crate::plugin::digest;
 
-pub use super::upgrade::fuzzing::{detached_session, upgrade_answer, upgrade_offer};
-
 const COMPONENT: &[u8] = b"component";
 
 /// A record is believed if its numbers can be counted on and its digests can name files. The

@@ -27,12 +27,12 @@ impl TaskTracker {
     }
 
     /// Number of tasks of earlier epochs.
-    pub(super) fn before(&self, epoch: u64) -> usize {
+    pub(crate) fn before(&self, epoch: u64) -> usize {
         self.lock().range(..epoch).map(|(_, tasks)| tasks).sum()
     }
 
     /// Waits until no task of an earlier epoch runs. Cancel-safe.
-    pub(super) async fn until_empty(&self, before: u64) {
+    pub(crate) async fn until_empty(&self, before: u64) {
         loop {
             let left = self.left.notified();
             if self.before(before) == 0 {

@@ -2,14 +2,10 @@
 //! serves, and the sessions when the process ends, so that the next process finds them. The command
 //! line chooses the store and its names.
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::time::Duration;
 
-use super::send_sessions::{self, PackedSession, SendSession};
-use super::{SessionsSent, detached};
-use crate::server::Servers;
+use super::detached;
+use super::packed::PackedSession;
 
 /// A descriptor store.
 pub trait FdStore: Send + Sync {
@@ -29,23 +25,11 @@ pub trait FdStore: Send + Sync {
     fn keep_session(&self, descriptors: [BorrowedFd<'_>; 2]) -> Result<(), &'static str>;
 }
 
-/// Closes all servers and detaches the sessions that can wait for the next process. New connections
-/// wait for that process as well. Takes `patience` at most; the remaining sessions must drain.
-pub async fn leave(
-    servers: &Arc<Servers>,
-    fd_store: Arc<dyn FdStore>,
-    patience: Duration,
-) -> SessionsSent {
-    if !servers.host().relinquish_store() {
-        // Another process serves, and the store belongs to that one.
-        return SessionsSent { moved: 0, stayed: BTreeMap::new() };
-    }
-    servers.close().await;
-    let way: Arc<SendSession> = Arc::new(move |leaving| detach(&*fd_store, leaving));
-    send_sessions::leave_by(servers, way, patience).await
-}
-
-fn detach(fd_store: &dyn FdStore, leaving: PackedSession) -> Result<(), String> {
+/// Leaves a packed session in the store.
+///
+/// # Errors
+/// The reason why the session stays, as a word for reports.
+pub(crate) fn detach(fd_store: &dyn FdStore, leaving: PackedSession) -> Result<(), String> {
     // No new process can confirm the restore, so the next process must start with the same version.
     if !leaving.starts_again {
         return Err("other-version".into());

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::service::Service;
+use super::shared::Service;
 use crate::admission::AddressGroup;
 use crate::event::{Peers, Port};
 use crate::oci::Registries;
@@ -121,7 +121,7 @@ impl LiveSessions for Service {
 
 impl Service {
     /// The server as its rollout sees it.
-    pub(super) fn versioned(self: &Arc<Self>) -> Arc<dyn VersionedServer> {
+    pub(crate) fn versioned(self: &Arc<Self>) -> Arc<dyn VersionedServer> {
         Arc::clone(self) as _
     }
 

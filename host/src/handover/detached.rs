@@ -9,8 +9,8 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::ToNew;
-use super::send_sessions::PackedSession;
+use super::messages::ToNew;
+use super::packed::PackedSession;
 use crate::net::{SnapshotFile, socket_number};
 use crate::session::{SessionMeta, SessionSnapshot};
 
@@ -30,10 +30,10 @@ struct Note {
 /// A detached session, which waits for a process to attach it.
 #[derive(Debug)]
 pub struct DetachedSession {
-    pub(super) server: String,
-    pub(in crate::server) name: Option<String>,
-    pub(in crate::server) ids_above: u64,
-    pub(in crate::server) meta: Box<SessionMeta>,
+    server: String,
+    pub(crate) name: Option<String>,
+    pub(crate) ids_above: u64,
+    pub(crate) meta: Box<SessionMeta>,
     written_ms: u64,
     state_bytes: usize,
     note: SnapshotFile,
@@ -120,7 +120,7 @@ impl DetachedSession {
     }
 
     /// Unpacks the session's name and snapshot.
-    pub(in crate::server) fn unpack(self) -> Result<(Option<String>, SessionSnapshot), String> {
+    pub(crate) fn unpack(self) -> Result<(Option<String>, SessionSnapshot), String> {
         let Self { name, meta, written_ms, state_bytes, note, socket, .. } = self;
         let mut state = note.body().map_err(|error| error.to_string())?;
         // The descriptor store may still have the same memory, if it was not removed there. So the

@@ -19,21 +19,21 @@ pub(crate) struct ServerConfig {
     pub(crate) security: Security,
     pub(crate) session_config: Arc<SessionConfig>,
     /// The best class that a plugin may ask for. Raising the class of the start does not change it.
-    pub(super) ceiling: Priority,
+    pub(crate) ceiling: Priority,
     pub(crate) handshake: Duration,
     pub(crate) parameter: i64,
     /// Limits on new connections as configured. An operator may have changed them since.
-    pub(super) throttle: Throttle,
+    pub(crate) throttle: Throttle,
     /// What the plugin may import.
-    pub(super) grants: Grants,
+    pub(crate) grants: Grants,
     /// How versions are tried and rolled back.
-    pub(super) rules: SwapRules,
+    pub(crate) rules: SwapRules,
     /// Sources of plugins that are no files.
-    pub(super) registries: Arc<Registries>,
+    pub(crate) registries: Arc<Registries>,
     /// Keys of the values that the operator configured.
-    pub(super) given: Arc<BTreeSet<String>>,
+    pub(crate) given: Arc<BTreeSet<String>>,
     /// The owner of the server.
-    pub(super) tenant: Arc<Tenant>,
+    pub(crate) tenant: Arc<Tenant>,
     /// Proxies whose PROXY headers the server believes. Empty: connections have no header.
     pub(crate) proxies: Vec<Network>,
 }

@@ -65,9 +65,9 @@ impl TenantLimits {
 /// The owner of one or more servers.
 #[derive(Debug)]
 pub(crate) struct Tenant {
-    pub(super) name: Arc<str>,
-    pub(super) quota: Arc<Quota>,
-    pub(super) clients: Arc<Count>,
+    pub(crate) name: Arc<str>,
+    pub(crate) quota: Arc<Quota>,
+    pub(crate) clients: Arc<Count>,
 }
 
 impl Tenant {
@@ -94,11 +94,11 @@ pub struct TenantStatus {
 
 /// All tenants by name.
 #[derive(Debug, Default)]
-pub(super) struct Tenants(Mutex<BTreeMap<Arc<str>, Arc<Tenant>>>);
+pub(crate) struct Tenants(Mutex<BTreeMap<Arc<str>, Arc<Tenant>>>);
 
 impl Tenants {
     /// Returns the tenant of this name, a new one if there is none.
-    pub(super) fn of(&self, name: &str) -> Arc<Tenant> {
+    pub(crate) fn of(&self, name: &str) -> Arc<Tenant> {
         let mut tenants = lock(&self.0);
         if let Some(known) = tenants.get(name) {
             return Arc::clone(known);
@@ -114,14 +114,14 @@ impl Tenants {
     }
 
     /// Returns the quota of the tenant of this name, or one without limits if there is none.
-    pub(super) fn quota(&self, name: &str) -> Arc<Quota> {
+    pub(crate) fn quota(&self, name: &str) -> Arc<Quota> {
         let tenants = lock(&self.0);
         tenants.get(name).map(|tenant| Arc::clone(&tenant.quota)).unwrap_or_default()
     }
 
     /// Sets the limits of all tenants. A tenant without an entry has none. Use beyond a new limit
     /// stays.
-    pub(super) fn limit(&self, limits: &BTreeMap<String, TenantLimits>) {
+    pub(crate) fn limit(&self, limits: &BTreeMap<String, TenantLimits>) {
         for name in limits.keys() {
             self.of(name);
         }
@@ -136,7 +136,7 @@ impl Tenants {
     }
 
     /// Status of all tenants, by name.
-    pub(super) fn seen(&self) -> Vec<TenantStatus> {
+    pub(crate) fn seen(&self) -> Vec<TenantStatus> {
         let tenants = lock(&self.0);
         let seen = |tenant: &Arc<Tenant>| TenantStatus {
             name: Arc::clone(&tenant.name),

@@ -43,34 +43,34 @@ pub(crate) struct Service {
     pub(crate) fault_lines: Bucket,
     pub(crate) session_lines: Bucket,
     pub(crate) pause_lines: Bucket,
-    pub(super) pause_gate: Arc<PauseGate>,
-    pub(super) holder: Holder,
-    pub(super) server_config: ArcSwap<ServerConfig>,
-    pub(super) data: Mutex<String>,
-    pub(super) started: Instant,
-    pub(super) task_tracker: Arc<TaskTracker>,
-    pub(super) breaker: Mutex<Breaker>,
+    pub(crate) pause_gate: Arc<PauseGate>,
+    pub(crate) holder: Holder,
+    pub(crate) server_config: ArcSwap<ServerConfig>,
+    pub(crate) data: Mutex<String>,
+    pub(crate) started: Instant,
+    pub(crate) task_tracker: Arc<TaskTracker>,
+    pub(crate) breaker: Mutex<Breaker>,
     /// The plugin's versions.
     pub(crate) rollout: Rollout,
     /// Loads plugins on behalf of no tenant.
-    pub(super) loader: Loader,
-    pub(super) workers: Arc<Workers>,
+    pub(crate) loader: Loader,
+    pub(crate) workers: Arc<Workers>,
     /// The host's runtime, for work that continues if its caller is cancelled.
-    pub(super) runtime: tokio::runtime::Handle,
+    pub(crate) runtime: tokio::runtime::Handle,
     /// The server's share of the process's instances.
-    pub(super) holding: Arc<Holding>,
+    pub(crate) holding: Arc<Holding>,
     /// The host's work threads.
-    pub(super) pool: Arc<WorkPool>,
+    pub(crate) pool: Arc<WorkPool>,
     /// Why the server cannot listen, if its state says so.
-    pub(super) failure: Mutex<String>,
-    pub(super) state: watch::Sender<ServerState>,
-    pub(super) notices: watch::Sender<Notice>,
-    pub(super) host_notices: broadcast::Sender<HostNotice>,
+    pub(crate) failure: Mutex<String>,
+    pub(crate) state: watch::Sender<ServerState>,
+    pub(crate) notices: watch::Sender<Notice>,
+    pub(crate) host_notices: broadcast::Sender<HostNotice>,
 }
 
 impl Service {
     /// A queue of the host's work threads for the server's tenant.
-    pub(super) fn work(&self, kind: WorkKind) -> WorkQueue {
+    pub(crate) fn work(&self, kind: WorkKind) -> WorkQueue {
         WorkQueue::new(&self.pool, kind, Arc::clone(&self.server_config.load().tenant.name))
     }
 
@@ -113,12 +113,12 @@ impl Service {
         self.state.borrow().directive(epoch)
     }
 
-    pub(super) fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         self.state.borrow().seen()
     }
 
     /// Changes the state if `change` returns true. Returns the new version of the state then.
-    pub(super) fn steer(&self, change: impl FnOnce(&mut ServerState) -> bool) -> Option<u64> {
+    pub(crate) fn steer(&self, change: impl FnOnce(&mut ServerState) -> bool) -> Option<u64> {
         let mut version = None;
         self.state.send_if_modified(|state| {
             if change(state) {
@@ -158,7 +158,7 @@ impl Service {
 
     /// Reports the end of a session to the breaker. The session's version is one that new sessions
     /// may get.
-    pub(super) fn fared(&self, source: Source, fared: Fared) {
+    pub(crate) fn fared(&self, source: Source, fared: Fared) {
         let change = {
             let mut breaker = self.breaker();
             self.registry.with_addresses(|live| breaker.report(source, fared, live, Instant::now()))
@@ -182,7 +182,7 @@ impl Service {
     }
 
     /// Closes the breaker and forgets its counts. Returns true if the breaker held off sessions.
-    pub(super) fn forget_faults(&self) -> bool {
+    pub(crate) fn forget_faults(&self) -> bool {
         let held_off = {
             let mut breaker = self.breaker();
             let held_off = breaker.state() != BreakerState::Closed;
@@ -196,7 +196,7 @@ impl Service {
         held_off
     }
 
-    pub(super) fn breaker(&self) -> MutexGuard<'_, Breaker> {
+    pub(crate) fn breaker(&self) -> MutexGuard<'_, Breaker> {
         lock(&self.breaker)
     }
 
@@ -207,12 +207,12 @@ impl Service {
         }
     }
 
-    pub(super) fn tell(&self, occurrence: Occurrence) {
+    pub(crate) fn tell(&self, occurrence: Occurrence) {
         self.tell_of(occurrence, 0);
     }
 
     /// Publishes an occurrence at which `cut_off` sessions were cut off.
-    pub(super) fn tell_of(&self, occurrence: Occurrence, cut_off: usize) {
+    pub(crate) fn tell_of(&self, occurrence: Occurrence, cut_off: usize) {
         let status = self.status();
         ServerNotice {
             server: &self.name,
@@ -229,7 +229,7 @@ impl Service {
     }
 
     /// Begins a new epoch and returns its number. Clients of earlier epochs end gracefully.
-    pub(super) fn end_epoch(&self) -> u64 {
+    pub(crate) fn end_epoch(&self) -> u64 {
         let mut epoch = 0;
         self.steer(|state| {
             state.epoch += 1;
@@ -242,7 +242,7 @@ impl Service {
     }
 
     /// Ends the clients of all epochs before this one at once.
-    pub(super) fn cancel_before(&self, epoch: u64) {
+    pub(crate) fn cancel_before(&self, epoch: u64) {
         self.steer(|state| {
             let later = state.cancelled < epoch;
             state.cancelled = state.cancelled.max(epoch);
@@ -252,7 +252,7 @@ impl Service {
     }
 
     /// Changes the configuration of new sessions. `change` may be called more than once.
-    pub(super) fn change_config(&self, mut change: impl FnMut(&mut ServerConfig)) {
+    pub(crate) fn change_config(&self, mut change: impl FnMut(&mut ServerConfig)) {
         self.server_config.rcu(|server_config| {
             let mut server_config = ServerConfig::clone(server_config);
             change(&mut server_config);
@@ -261,7 +261,7 @@ impl Service {
     }
 
     /// Begins to stop. Returns true if the server was not stopping before.
-    pub(super) fn begin_stop(&self) -> bool {
+    pub(crate) fn begin_stop(&self) -> bool {
         let drains = |state: &mut ServerState| {
             let running = !state.status.is_final();
             if running {
@@ -289,7 +289,7 @@ impl Service {
     /// Ends all clients gracefully, and cancels the remaining ones after `grace`. Returns when none
     /// is left, with the number of cancelled tasks. Revokes a lock first, because a locked session
     /// cannot end.
-    pub(super) async fn clear(&self, grace: Duration) -> usize {
+    pub(crate) async fn clear(&self, grace: Duration) -> usize {
         let _ending = self.ending();
         let epoch = self.end_epoch();
         if env::within(grace, self.task_tracker.until_empty(epoch)).await.is_some() {
@@ -311,12 +311,12 @@ impl Service {
         EndingSessions(self)
     }
 
-    pub(super) fn data(&self) -> String {
+    pub(crate) fn data(&self) -> String {
         lock(&self.data).clone()
     }
 
     /// Lets sessions finish until the deadline. Returns false if a later call decided otherwise.
-    pub(super) async fn drain(&self, deadline: Duration, plan: u64) -> bool {
+    pub(crate) async fn drain(&self, deadline: Duration, plan: u64) -> bool {
         // Locked sessions cannot finish.
         let _ending = self.ending();
         let mut state = self.state();
@@ -333,7 +333,7 @@ impl Service {
 
     /// Suspends the server. Returns the version of the state, and the plan. `None` if the server is
     /// ending.
-    pub(super) fn suspend(&self, newcomers: NewConnections) -> Option<(u64, u64)> {
+    pub(crate) fn suspend(&self, newcomers: NewConnections) -> Option<(u64, u64)> {
         let (mut suspended, mut plan) = (false, 0);
         let version = self.steer(|state| {
             if state.status.is_final() {
@@ -352,7 +352,7 @@ impl Service {
     }
 
     /// Ends all sessions once the accepting task is gone, and stops. Idempotent.
-    pub(super) async fn stop(&self, grace: Duration, accepting: watch::Receiver<u64>) {
+    pub(crate) async fn stop(&self, grace: Duration, accepting: watch::Receiver<u64>) {
         if self.begin_stop() {
             self.tell(Occurrence::Draining);
         }

@@ -85,7 +85,7 @@ impl BreakerState {
 
 /// A change of the breaker's state by a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum BreakerChange {
+pub(crate) enum BreakerChange {
     Tripped(Duration),
     Recovered,
 }
@@ -107,7 +107,7 @@ struct Tally {
 }
 
 #[derive(Debug)]
-pub(super) struct Breaker {
+pub(crate) struct Breaker {
     limits: BreakerLimits,
     state: BreakerState,
     pause: Duration,
@@ -125,7 +125,7 @@ pub(super) struct Breaker {
 }
 
 impl Breaker {
-    pub(super) fn new(limits: BreakerLimits) -> Self {
+    pub(crate) fn new(limits: BreakerLimits) -> Self {
         Self {
             limits,
             state: BreakerState::Closed,
@@ -141,20 +141,20 @@ impl Breaker {
     }
 
     /// Takes other limits, forgets all counts and closes the breaker.
-    pub(super) fn reset(&mut self, limits: BreakerLimits) {
+    pub(crate) fn reset(&mut self, limits: BreakerLimits) {
         *self = Self::new(limits);
     }
 
-    pub(super) fn limits(&self) -> BreakerLimits {
+    pub(crate) fn limits(&self) -> BreakerLimits {
         self.limits
     }
 
-    pub(super) fn state(&self) -> BreakerState {
+    pub(crate) fn state(&self) -> BreakerState {
         self.state
     }
 
     /// Says whether a new connection may be admitted now, or when to ask again.
-    pub(super) fn ask(&mut self, now: Instant) -> (Result<(), Instant>, Option<BreakerChange>) {
+    pub(crate) fn ask(&mut self, now: Instant) -> (Result<(), Instant>, Option<BreakerChange>) {
         match self.state {
             BreakerState::Closed => (Ok(()), None),
             BreakerState::Open(until) if now < until => (Err(until), None),
@@ -168,14 +168,14 @@ impl Breaker {
     }
 
     /// Notes that a new connection was admitted.
-    pub(super) fn admitted(&mut self, now: Instant) {
+    pub(crate) fn admitted(&mut self, now: Instant) {
         if self.state == BreakerState::Trying(None) {
             self.state = BreakerState::Trying(Some(now));
         }
     }
 
     /// Counts the end of a session from `source`; the sessions in `live` go on.
-    pub(super) fn report(
+    pub(crate) fn report(
         &mut self,
         source: Source,
         fared: Fared,
@@ -343,12 +343,12 @@ impl Breaker {
 mod tests {
     use super::*;
 
-    pub(super) fn source(number: u32) -> Source {
+    pub(crate) fn source(number: u32) -> Source {
         let group = AddressGroup::of(std::net::Ipv4Addr::from_bits(0x0A00_0000 + number).into());
         Source { group, crowd: Crowd::One }
     }
 
-    pub(super) fn live(sessions: &[(u32, u32)]) -> LiveAddresses {
+    pub(crate) fn live(sessions: &[(u32, u32)]) -> LiveAddresses {
         let mut live = LiveAddresses::default();
         for (number, count) in sessions {
             (0..*count).for_each(|_| live.add(source(*number).group));

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use super::service::Service;
+use super::shared::Service;
 use super::state::Occurrence;
 use crate::locks::lock;
 use crate::net::{Listener, Repaired};
@@ -28,7 +28,7 @@ const SOUND_AFTER: Duration = Duration::from_secs(10);
 const REPAIRS_MAX: u32 = 3;
 
 /// Gives a new socket to the other holders of the old one.
-pub(super) type Renewed = Box<dyn Fn(&Listener) + Send + Sync>;
+pub(crate) type Renewed = Box<dyn Fn(&Listener) + Send + Sync>;
 
 /// The listening socket, owned by the task that accepts.
 pub(crate) struct Listening {
@@ -78,7 +78,7 @@ impl Attempts {
 impl Listening {
     /// Makes the watch over a socket. Must run inside a tokio runtime. Calls `renewed` with each
     /// new socket.
-    pub(super) fn new(service: Arc<Service>, listener: Arc<Listener>, renewed: Renewed) -> Self {
+    pub(crate) fn new(service: Arc<Service>, listener: Arc<Listener>, renewed: Renewed) -> Self {
         let mut look = interval_at(Instant::now() + LOOKED_AT_EVERY, LOOKED_AT_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self { service, listener, renewed, look, attempts: Attempts::default(), asked: 0 }
@@ -154,7 +154,7 @@ impl Listening {
 
 impl Service {
     /// Why the server cannot listen, or `None` if it can. `None` also if the server is ending.
-    pub(super) fn failure(&self) -> Option<String> {
+    pub(crate) fn failure(&self) -> Option<String> {
         let failed = {
             let state = self.state.borrow();
             state.failed && !state.status.is_final()

@@ -13,7 +13,7 @@ use crate::rollout::blame::LiveAddresses;
 use crate::session::{ProcedureSlot, SessionHandle};
 
 /// Longest name of a session, in characters. A server may set less.
-pub(super) const NAME_CHARS_MAX: usize = 127;
+pub(crate) const NAME_CHARS_MAX: usize = 127;
 
 #[derive(Debug)]
 pub(crate) struct Registry {
@@ -34,14 +34,14 @@ struct Members {
 }
 
 #[derive(Debug)]
-pub(super) struct Member {
-    pub(super) handle: Arc<SessionHandle>,
+pub(crate) struct Member {
+    pub(crate) handle: Arc<SessionHandle>,
     /// The epoch in which the session was accepted.
-    pub(super) epoch: u64,
+    pub(crate) epoch: u64,
     /// The procedure that handles the session.
-    pub(super) slot: Arc<ProcedureSlot<EventProcedure>>,
+    pub(crate) slot: Arc<ProcedureSlot<EventProcedure>>,
     /// The session's name, in lower case.
-    pub(super) name: Option<String>,
+    pub(crate) name: Option<String>,
     ending: bool,
 }
 
@@ -120,12 +120,12 @@ impl Registry {
     }
 
     /// The most characters of a name.
-    pub(super) fn name_chars_max(&self) -> usize {
+    pub(crate) fn name_chars_max(&self) -> usize {
         self.name_chars_max.load(Ordering::Relaxed)
     }
 
     /// Sets the most characters of later names.
-    pub(super) fn set_name_chars_max(&self, max: usize) {
+    pub(crate) fn set_name_chars_max(&self, max: usize) {
         self.name_chars_max.store(max, Ordering::Relaxed);
     }
 
@@ -135,12 +135,12 @@ impl Registry {
     }
 
     /// The last number that was given.
-    pub(super) fn last_id(&self) -> u64 {
+    pub(crate) fn last_id(&self) -> u64 {
         self.last_id.load(Ordering::Relaxed)
     }
 
     /// Makes all later numbers higher than this one.
-    pub(super) fn number_above(&self, id: u64) {
+    pub(crate) fn number_above(&self, id: u64) {
         self.last_id.fetch_max(id, Ordering::Relaxed);
     }
 
@@ -188,12 +188,12 @@ impl Registry {
     }
 
     /// The session's name, if it has one.
-    pub(super) fn name_of(&self, id: u64) -> Option<String> {
+    pub(crate) fn name_of(&self, id: u64) -> Option<String> {
         self.view(id, |_, member| member.name.clone()).flatten()
     }
 
     /// All sessions with their epochs, ending ones included.
-    pub(super) fn present(&self) -> Vec<(Arc<SessionHandle>, u64)> {
+    pub(crate) fn present(&self) -> Vec<(Arc<SessionHandle>, u64)> {
         self.members()
             .handles
             .values()
@@ -202,7 +202,7 @@ impl Registry {
     }
 
     /// All sessions that are not ending, with their procedure slots.
-    pub(super) fn handled(&self) -> Vec<(Arc<SessionHandle>, Arc<ProcedureSlot<EventProcedure>>)> {
+    pub(crate) fn handled(&self) -> Vec<(Arc<SessionHandle>, Arc<ProcedureSlot<EventProcedure>>)> {
         let of =
             |(_, member): (u64, &Member)| (Arc::clone(&member.handle), Arc::clone(&member.slot));
         self.members().active().map(of).collect()
@@ -210,13 +210,13 @@ impl Registry {
 
     /// Calls `ask` with the addresses of all sessions that are not ending. `ask` must not call the
     /// registry.
-    pub(super) fn with_addresses<T>(&self, ask: impl FnOnce(&LiveAddresses) -> T) -> T {
+    pub(crate) fn with_addresses<T>(&self, ask: impl FnOnce(&LiveAddresses) -> T) -> T {
         ask(&self.members().addresses)
     }
 
     /// Returns views of up to `max` sessions that are not ending, with numbers above `after`, in
     /// order.
-    pub(super) fn page<T>(
+    pub(crate) fn page<T>(
         &self,
         after: u64,
         max: usize,
@@ -229,13 +229,13 @@ impl Registry {
     }
 
     /// Returns a view of one session that is not ending.
-    pub(super) fn view<T>(&self, id: u64, view: impl Fn(u64, &Member) -> T) -> Option<T> {
+    pub(crate) fn view<T>(&self, id: u64, view: impl Fn(u64, &Member) -> T) -> Option<T> {
         let members = self.members();
         members.handles.get(&id).filter(|member| !member.ending).map(|member| view(id, member))
     }
 
     /// Marks all sessions of earlier epochs as ending.
-    pub(super) fn retire_before(&self, epoch: u64) {
+    pub(crate) fn retire_before(&self, epoch: u64) {
         let mut members = self.members();
         let old: Vec<_> =
             members.active().filter(|(_, member)| member.epoch < epoch).map(|(id, _)| id).collect();
@@ -246,14 +246,14 @@ impl Registry {
 
     /// Marks a session as ending and returns it, to be ended at once. Also returns a session that
     /// is already ending.
-    pub(super) fn seize(&self, id: u64) -> Option<Arc<SessionHandle>> {
+    pub(crate) fn seize(&self, id: u64) -> Option<Arc<SessionHandle>> {
         let mut members = self.members();
         members.retire(id);
         members.handles.get(&id).map(|member| Arc::clone(&member.handle))
     }
 
     /// Marks a session as ending and returns it, to be ended. `None` if it was already ending.
-    pub(super) fn retire(&self, id: u64) -> Option<Arc<SessionHandle>> {
+    pub(crate) fn retire(&self, id: u64) -> Option<Arc<SessionHandle>> {
         let mut members = self.members();
         members
             .retire(id)

@@ -1,9 +1,8 @@
 //! Why a plan was not put in force, with the cause.
 
-use super::builder::StartError;
-use super::handle::VersionsChange;
 use crate::net::BindError;
 use crate::rollout::SwapError;
+use crate::server::{StartError, VersionsChange};
 use crate::work::{RefusedResource, WorkError};
 
 /// Why nothing was started or changed, with one line for each mistake.

@@ -8,15 +8,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream;
-use tokio::sync::oneshot;
 
-use super::{SessionsSent, ToNew, ToOld, say};
 use crate::event::Port;
+use crate::handover::{PackedSession, SendSession, SessionsSent, ToNew, ToOld, say};
 use crate::locks::lock;
 use crate::net::FdChannel;
 use crate::plugin::EventProcedure;
-use crate::server::Servers;
-use crate::server::handle::ServerHandle;
+use crate::server::ServerHandle;
+use crate::servers::Servers;
 use crate::session::{ProcedureSlot, SessionHandle, SessionSnapshot};
 use crate::work::{WorkError, WorkKind};
 
@@ -37,24 +36,6 @@ const IDS_SPARE: u64 = 1_000_000;
 const LOOKS_MAX: usize = 5;
 
 type Handled = (Arc<SessionHandle>, Arc<ProcedureSlot<EventProcedure>>);
-
-/// A packed session. If `verdict` is dropped, the session goes on here.
-pub(super) struct PackedSession {
-    pub(super) server: String,
-    pub(super) name: Option<String>,
-    /// Sessions that begin later have numbers above this one.
-    pub(super) ids_above: u64,
-    /// Whether the session is on the version that the next process starts with.
-    pub(super) starts_again: bool,
-    /// Digest of the configured version, if another version is current and not recorded. The
-    /// session must not go back to the configured version without a request.
-    pub(super) not_on: Option<String>,
-    pub(super) snapshot: SessionSnapshot,
-    pub(super) verdict: oneshot::Sender<bool>,
-}
-
-/// Sends a session away, or returns why it stays. Blocks.
-pub(super) type SendSession = dyn Fn(PackedSession) -> Result<(), String> + Send + Sync;
 
 /// Transfers every session that can move to the process at the other end.
 pub(super) async fn move_all(servers: &Servers, fd_channel: FdChannel) -> SessionsSent {

@@ -1,0 +1,22 @@
+//! A session on the move: its messages, its packed form, and the descriptor store.
+//!
+//! A session leaves a process for a new process, by the messages of an upgrade, or for the
+//! descriptor store. Nothing here knows a server.
+
+mod detached;
+mod fd_store;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
+mod listener;
+mod messages;
+mod packed;
+
+pub use self::detached::DetachedSession;
+pub use self::fd_store::FdStore;
+pub(crate) use self::fd_store::detach;
+pub use self::listener::InheritedListener;
+pub(crate) use self::listener::OpenSocket;
+pub use self::messages::ControlEndpoint;
+pub(crate) use self::messages::{ToNew, ToOld, say};
+pub use self::packed::SessionsSent;
+pub(crate) use self::packed::{PackedSession, SendSession};

@@ -1,0 +1,34 @@
+//! A session that leaves this process, packed for a new process or for the descriptor store.
+
+use std::collections::BTreeMap;
+
+use tokio::sync::oneshot;
+
+use crate::session::SessionSnapshot;
+
+/// A packed session. If `verdict` is dropped, the session goes on here.
+pub(crate) struct PackedSession {
+    pub(crate) server: String,
+    pub(crate) name: Option<String>,
+    /// Sessions that begin later have numbers above this one.
+    pub(crate) ids_above: u64,
+    /// Whether the session is on the version that the next process starts with.
+    pub(crate) starts_again: bool,
+    /// Digest of the configured version, if another version is current and not recorded. The
+    /// session must not go back to the configured version without a request.
+    pub(crate) not_on: Option<String>,
+    pub(crate) snapshot: SessionSnapshot,
+    pub(crate) verdict: oneshot::Sender<bool>,
+}
+
+/// Sends a session away, or returns why it stays. Blocks.
+pub(crate) type SendSession = dyn Fn(PackedSession) -> Result<(), String> + Send + Sync;
+
+/// Outcome of an upgrade for the sessions of the old process.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SessionsSent {
+    /// Number of sessions that go on in the new process.
+    pub moved: usize,
+    /// Number of sessions that finish in the old process, by reason.
+    pub stayed: BTreeMap<String, usize>,
+}

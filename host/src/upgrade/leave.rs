@@ -1,0 +1,25 @@
+//! The end of a process that leaves its sessions in the descriptor store, for the next process.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::send_sessions;
+use crate::handover::{FdStore, SendSession, SessionsSent, detach};
+use crate::servers::Servers;
+
+/// Closes all servers and detaches the sessions that can wait for the next process. New connections
+/// wait for that process as well. Takes `patience` at most; the remaining sessions must drain.
+pub async fn leave(
+    servers: &Arc<Servers>,
+    fd_store: Arc<dyn FdStore>,
+    patience: Duration,
+) -> SessionsSent {
+    if !servers.host().relinquish_store() {
+        // Another process serves, and the store belongs to that one.
+        return SessionsSent { moved: 0, stayed: BTreeMap::new() };
+    }
+    servers.close().await;
+    let way: Arc<SendSession> = Arc::new(move |leaving| detach(&*fd_store, leaving));
+    send_sessions::leave_by(servers, way, patience).await
+}

@@ -1,0 +1,21 @@
+//! Upgrade: a new process takes the place of this one. It gets the listening sockets first, and
+//! then the sessions that can move.
+//!
+//! The old process offers and the new process takes. Until the new process reports that it serves,
+//! nothing has changed. The command line starts the new process and names the channel. A process
+//! without a new one beside it leaves its sessions in the descriptor store.
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
+mod leave;
+mod new_process;
+mod old_process;
+mod receive_sessions;
+mod send_sessions;
+
+pub use self::leave::leave;
+pub use self::new_process::UpgradeClient;
+pub use self::old_process::{ReadyPeer, offer_sockets};
+pub use crate::handover::{
+    ControlEndpoint, DetachedSession, FdStore, InheritedListener, SessionsSent,
+};
