@@ -11,6 +11,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::admission::{Admitted, Entered, Permit, Refusal};
 use crate::event::{ClientInfo, Fault, FaultKind, Origin};
+use crate::handover::RestoreError;
 use crate::net::{AcceptError, Accepted, Established, HandshakeError, ProxyError, Stream};
 use crate::plugin::EventProcedure;
 use crate::rollout::blame::Blamed;
@@ -318,13 +319,13 @@ pub(crate) async fn resume(
     name: Option<String>,
     permit: Permit,
     (epoch, task, placement): (u64, TaskGuard, Arc<Placement>),
-    restored: impl FnOnce(Result<(), String>),
+    restored: impl FnOnce(Result<(), RestoreError>),
     go: oneshot::Receiver<()>,
 ) {
     let SessionSnapshot { meta, state, queued, socket } = snapshot;
     let stream = match Stream::adopt(socket) {
         Ok(stream) => stream,
-        Err(error) => return restored(Err(error.to_string())),
+        Err(error) => return restored(Err(error.into())),
     };
     let (id, peer) = (meta.id, meta.peer);
     let info = ClientInfo {
@@ -349,10 +350,9 @@ pub(crate) async fn resume(
     slot.start_with(service.procedure());
     drop(entering);
     let Some((membership, presence)) = entered else {
-        return restored(Err("a session here has its number".into()));
+        return restored(Err(RestoreError::NumberTaken));
     };
-    let restored =
-        |outcome: Result<(), Fault>| restored(outcome.map_err(|fault| fault.to_string()));
+    let restored = |outcome: Result<(), Fault>| restored(outcome.map_err(RestoreError::Fault));
     let packed = (meta, state, queued);
     let resumed =
         Session::resume(handle, slot, service.registry.clone(), membership, packed, restored, go);

@@ -28,7 +28,7 @@ const LAYERS: [(&str, &[&str]); 18] = [
         "rollout",
         &["admission", "event", "files", "oci", "plugin", "sched", "session", "telemetry", "work"],
     ),
-    ("handover", &["net", "session"]),
+    ("handover", &["admission", "event", "net", "session"]),
     (
         "service",
         &[

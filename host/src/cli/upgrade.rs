@@ -23,7 +23,7 @@ use super::systemd;
 use crate::control::{Upgrade, UpgradeOptions, Upgraded};
 use crate::net::FdChannel;
 use crate::servers::Servers;
-use crate::upgrade::{UpgradeClient, offer_sockets};
+use crate::upgrade::{OfferError, UpgradeClient, offer_sockets};
 use crate::work::WorkKind;
 
 /// Variable of the environment that tells a process to take over from an old process, through the
@@ -98,7 +98,7 @@ pub(super) fn upgrade_client() -> Result<Option<UpgradeClient>> {
     }
     let end = std::io::stdin().as_fd().try_clone_to_owned()?;
     rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
-    let received = UpgradeClient::receive(end).map_err(anyhow::Error::msg);
+    let received = UpgradeClient::receive(end).map_err(anyhow::Error::new);
     received.context(format!("{MARK} is set, and nothing was handed over")).map(Some)
 }
 
@@ -154,14 +154,7 @@ impl Successors {
         // process would serve.
         let looked = threads.work(WorkKind::Urgent, move || {
             let gone = handed_over.is_ok() && child.ends_within(STAYS_MIN);
-            (
-                if gone {
-                    Err("it said that it serves, and ended".to_owned())
-                } else {
-                    handed_over
-                },
-                child,
-            )
+            (if gone { Err(OfferError::PeerLeft) } else { handed_over }, child)
         });
         let (handed_over, mut child) = looked.await.map_err(|error| at(error.to_string()))?;
         let ready_peer = match handed_over {

@@ -2,6 +2,7 @@
 //! because any process that can write to the descriptor store may have put them there.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::error::{LeaveError, RestoreError};
 use super::messages::ToNew;
 use super::packed::PackedSession;
 use crate::net::{SnapshotFile, socket_number};
@@ -44,10 +46,10 @@ pub struct DetachedSession {
 /// sender of the verdict.
 pub(super) fn write(
     leaving: PackedSession,
-) -> Result<(SnapshotFile, OwnedFd, oneshot::Sender<bool>), String> {
+) -> Result<(SnapshotFile, OwnedFd, oneshot::Sender<bool>), LeaveError> {
     let PackedSession { server, name, ids_above, snapshot, verdict, .. } = leaving;
     let SessionSnapshot { meta, state, queued, socket } = snapshot;
-    let connection = socket_number(&socket).ok_or("no-descriptor")?;
+    let connection = socket_number(&socket).ok_or(LeaveError::NoDescriptor)?;
     let session = ToNew::Session {
         server,
         name,
@@ -56,11 +58,11 @@ pub(super) fn write(
         meta: Box::new(meta),
     };
     let note = Note { connection, written_ms: now_ms(), ids_above, session };
-    let head = serde_json::to_vec(&note).map_err(|error| error.to_string())?;
+    let head = serde_json::to_vec(&note).map_err(io::Error::from)?;
     let note =
         SnapshotFile::write(&head, &[&state, &queued]).map_err(|error| match error.kind() {
-            std::io::ErrorKind::InvalidInput => "too-large",
-            _ => "no-descriptor",
+            io::ErrorKind::InvalidInput => LeaveError::TooLarge,
+            _ => LeaveError::NoDescriptor,
         })?;
     Ok((note, socket, verdict))
 }
@@ -120,14 +122,14 @@ impl DetachedSession {
     }
 
     /// Unpacks the session's name and snapshot.
-    pub(crate) fn unpack(self) -> Result<(Option<String>, SessionSnapshot), String> {
+    pub(crate) fn unpack(self) -> Result<(Option<String>, SessionSnapshot), RestoreError> {
         let Self { name, meta, written_ms, state_bytes, note, socket, .. } = self;
-        let mut state = note.body().map_err(|error| error.to_string())?;
+        let mut state = note.body()?;
         // The descriptor store may still have the same memory, if it was not removed there. So the
         // file is made void, and no process continues the session again.
-        note.void().map_err(|error| error.to_string())?;
+        note.void()?;
         if state_bytes > state.len() {
-            return Err("no-state".into());
+            return Err(RestoreError::NoState);
         }
         let queued = state.split_off(state_bytes);
         let meta = meta.aged(Duration::from_millis(now_ms().saturating_sub(written_ms)));

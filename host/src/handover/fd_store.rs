@@ -5,6 +5,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::detached;
+use super::error::LeaveError;
 use super::packed::PackedSession;
 
 /// A descriptor store.
@@ -28,21 +29,21 @@ pub trait FdStore: Send + Sync {
 /// Leaves a packed session in the store.
 ///
 /// # Errors
-/// The reason why the session stays, as a word for reports.
-pub(crate) fn detach(fd_store: &dyn FdStore, leaving: PackedSession) -> Result<(), String> {
+/// [`LeaveError`]; the session stays.
+pub(crate) fn detach(fd_store: &dyn FdStore, leaving: PackedSession) -> Result<(), LeaveError> {
     // No new process can confirm the restore, so the next process must start with the same version.
     if !leaving.starts_again {
-        return Err("other-version".into());
+        return Err(LeaveError::OtherVersion);
     }
     let (note, socket, verdict) = detached::write(leaving)?;
     if verdict.is_closed() {
-        return Err("busy".into());
+        return Err(LeaveError::Busy);
     }
-    fd_store.keep_session([note.as_fd(), socket.as_fd()])?;
+    fd_store.keep_session([note.as_fd(), socket.as_fd()]).map_err(LeaveError::NotStored)?;
     if verdict.send(true).is_ok() {
         return Ok(());
     }
     // The session has given up waiting and goes on here, so no other process may continue it.
-    note.void().map_err(|error| error.to_string())?;
-    Err("busy".into())
+    note.void()?;
+    Err(LeaveError::Busy)
 }

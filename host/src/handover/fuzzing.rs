@@ -59,7 +59,7 @@ pub fn detached_session(bytes: &[u8]) -> bool {
             true
         }
         Err(why) => {
-            assert_eq!(why, "no-state");
+            assert_eq!(why.to_string(), "no-state");
             false
         }
     }

@@ -1,6 +1,7 @@
 //! Messages of an upgrade, between the old process and the new one. Both run this program, perhaps
 //! in two versions, so messages are JSON and ignore unknown members.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -72,9 +73,9 @@ pub(crate) enum ToOld {
 ///
 /// # Errors
 /// The system's error.
-pub(crate) fn say(fd_channel: &mut FdChannel, what: &impl Serialize) -> Result<(), String> {
-    let head = serde_json::to_vec(what).map_err(|error| error.to_string())?;
-    fd_channel.send(&head, &[], None).map_err(|error| error.to_string())
+pub(crate) fn say(fd_channel: &mut FdChannel, what: &impl Serialize) -> io::Result<()> {
+    let head = serde_json::to_vec(what)?;
+    fd_channel.send(&head, &[], None)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! descriptor store. Nothing here knows a server.
 
 mod detached;
+mod error;
 mod fd_store;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
@@ -12,6 +13,7 @@ mod messages;
 mod packed;
 
 pub use self::detached::DetachedSession;
+pub(crate) use self::error::{LeaveError, RestoreError};
 pub use self::fd_store::FdStore;
 pub(crate) use self::fd_store::detach;
 pub use self::listener::InheritedListener;

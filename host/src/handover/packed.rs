@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use tokio::sync::oneshot;
 
+use super::error::LeaveError;
 use crate::session::SessionSnapshot;
 
 /// A packed session. If `verdict` is dropped, the session goes on here.
@@ -22,7 +23,7 @@ pub(crate) struct PackedSession {
 }
 
 /// Sends a session away, or returns why it stays. Blocks.
-pub(crate) type SendSession = dyn Fn(PackedSession) -> Result<(), String> + Send + Sync;
+pub(crate) type SendSession = dyn Fn(PackedSession) -> Result<(), LeaveError> + Send + Sync;
 
 /// Outcome of an upgrade for the sessions of the old process.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

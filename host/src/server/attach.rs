@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use crate::handover::DetachedSession;
+use crate::handover::{DetachedSession, RestoreError};
 use crate::serve;
 use crate::service::Service;
 use crate::telemetry::SessionNotRestored;
@@ -30,12 +30,12 @@ pub(super) fn resume_detached(service: &Arc<Service>, session: DetachedSession) 
     service.spawn(move |placement| async move {
         let (name, snapshot) = match session.unpack() {
             Ok(unpacked) => unpacked,
-            Err(why) => return lost(&serving, &why),
+            Err(error) => return lost(&serving, &error.to_string()),
         };
         let hears = Arc::clone(&serving);
-        let restored = move |how: Result<(), String>| {
-            if let Err(why) = how {
-                lost(&hears, &why);
+        let restored = move |how: Result<(), RestoreError>| {
+            if let Err(error) = how {
+                lost(&hears, &error.to_string());
             }
         };
         serve::resume(serving, snapshot, name, permit, (epoch, task, placement), restored, goes)

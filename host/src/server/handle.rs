@@ -30,7 +30,7 @@ pub const DATA_MAX_BYTES: usize = 64 << 10;
 #[error(
     "servers are swapped one after the other, `{0}` just now: try again once their swaps are done"
 )]
-pub(crate) struct VersionsChange(Arc<str>);
+pub struct VersionsBusyError(Arc<str>);
 
 /// How live sessions end when a server is suspended or restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -273,12 +273,12 @@ impl ServerHandle {
     /// it holds none, so that a slow swap of one server delays no roll-back of another.
     ///
     /// # Errors
-    /// [`VersionsChange`]; no lock is held.
+    /// [`VersionsBusyError`]; no lock is held.
     pub(crate) async fn versions_of_all_stay(
         servers: &[Arc<Self>],
-    ) -> Result<Vec<VersionChange>, VersionsChange> {
+    ) -> Result<Vec<VersionChange>, VersionsBusyError> {
         let servers: Vec<_> = servers.iter().map(|server| server.service.versioned()).collect();
-        Rollout::exclusive_all(&servers).await.map_err(VersionsChange)
+        Rollout::exclusive_all(&servers).await.map_err(VersionsBusyError)
     }
 
     /// Name of the server's tenant.

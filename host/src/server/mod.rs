@@ -24,8 +24,7 @@ pub use checks::{
     MEMORY_RANGE, STATE_RANGE, TABLE_ELEMENTS_RANGE, TIMEOUT_DEFAULT, TIMEOUT_RANGE,
     TIMERS_DEFAULT, WATERMARKS_DEFAULT,
 };
-pub(crate) use handle::VersionsChange;
-pub use handle::{DATA_MAX_BYTES, ServerEnding, ServerHandle, SteerError};
+pub use handle::{DATA_MAX_BYTES, ServerEnding, ServerHandle, SteerError, VersionsBusyError};
 pub use host::{Host, HostConfig, HostError, PoolStatus};
 pub use limits::{Limit, LimitOrigin, Quantity};
 pub(crate) use prepare::Preloaded;

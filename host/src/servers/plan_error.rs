@@ -2,7 +2,7 @@
 
 use crate::net::BindError;
 use crate::rollout::SwapError;
-use crate::server::{StartError, VersionsChange};
+use crate::server::{StartError, VersionsBusyError};
 use crate::work::{RefusedResource, WorkError};
 
 /// Why nothing was started or changed, with one line for each mistake.
@@ -61,8 +61,8 @@ impl PlanError {
     }
 }
 
-impl From<VersionsChange> for PlanError {
-    fn from(error: VersionsChange) -> Self {
+impl From<VersionsBusyError> for PlanError {
+    fn from(error: VersionsBusyError) -> Self {
         Self { mistakes: vec![error.to_string()], cause: PlanCause::Swapping }
     }
 }

@@ -34,4 +34,4 @@ pub use handle::{SessionConfig, SessionHandle, SessionStats, Watermarks};
 pub use machine::{Ending, How, Machine, Occasion, Step};
 pub use pause_gate::PauseGate;
 pub use procedure_slot::{MigrateOutcome, ProcedureSlot};
-pub use snapshot::{SessionMeta, SessionSnapshot, Times, TransferReply};
+pub use snapshot::{PackError, SessionMeta, SessionSnapshot, Times, TransferReply};

@@ -111,7 +111,31 @@ pub struct SessionSnapshot {
 
 /// A snapshot and the sender of the verdict, or why the session stays. If the sender is dropped,
 /// the session goes on.
-pub type TransferReply = Result<(SessionSnapshot, oneshot::Sender<bool>), String>;
+pub type TransferReply = Result<(SessionSnapshot, oneshot::Sender<bool>), PackError>;
+
+/// Why a session has no snapshot, so that it stays in its process. The text is a stable word for
+/// reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PackError {
+    /// The connection is encrypted, and its keys cannot be moved.
+    #[error("tls")]
+    Encrypted,
+    /// The plugin does not export `handoff`, or the instance is shared.
+    #[error("no-handoff")]
+    NoHandoff,
+    /// The saved state is larger than the limit.
+    #[error("state-limit")]
+    StateLimit,
+    /// The plugin faulted in `save`, and the session ends.
+    #[error("fault")]
+    Fault,
+    /// The session is about to end.
+    #[error("ending")]
+    Ending,
+    /// The process has no descriptor left for the connection.
+    #[error("no-descriptor")]
+    NoDescriptor,
+}
 
 /// A request to a session to leave the process.
 #[derive(Debug)]

@@ -35,7 +35,7 @@ pub fn upgrade_offer(bytes: &[u8]) -> bool {
     drop(near);
     match UpgradeClient::receive(far) {
         Ok(taken) => assert!(taken.listeners.len() + taken.endpoints.len() < lines.len()),
-        Err(why) => assert!(!why.is_empty()),
+        Err(error) => assert!(!error.to_string().is_empty()),
     }
     all == lines.len() && all > 0
 }

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::error::TakeOverError;
 use super::receive_sessions;
 use crate::handover::{ControlEndpoint, InheritedListener, ToNew, ToOld, say};
 use crate::net::FdChannel;
@@ -29,13 +30,13 @@ impl UpgradeClient {
     ///
     /// # Errors
     /// Nothing came, or the messages are not understood.
-    pub fn receive(end: OwnedFd) -> Result<Self, String> {
+    pub fn receive(end: OwnedFd) -> Result<Self, TakeOverError> {
         let mut fd_channel = FdChannel::given(end);
-        fd_channel.set_timeout(PATIENCE).map_err(|error| error.to_string())?;
+        fd_channel.set_timeout(PATIENCE)?;
         let (mut listeners, mut endpoints) = (HashMap::new(), Vec::new());
         for _ in 0..SOCKETS_MAX {
-            let message = fd_channel.receive().map_err(|error| error.to_string())?;
-            let offer = serde_json::from_slice(&message.head).map_err(|error| error.to_string())?;
+            let message = fd_channel.receive()?;
+            let offer = serde_json::from_slice(&message.head)?;
             match (offer, message.descriptor) {
                 (ToNew::Listener { server, given, ids_above }, Some(socket)) => {
                     listeners.insert(
@@ -45,10 +46,10 @@ impl UpgradeClient {
                 }
                 (ToNew::Endpoint { endpoint }, Some(socket)) => endpoints.push((endpoint, socket)),
                 (ToNew::Start, _) => return Ok(Self { fd_channel, listeners, endpoints }),
-                (offer, _) => return Err(format!("expected sockets, found {offer:?}")),
+                (offer, _) => return Err(TakeOverError::NoSocket(format!("{offer:?}"))),
             }
         }
-        Err(format!("expected at most {SOCKETS_MAX} sockets"))
+        Err(TakeOverError::TooMany(SOCKETS_MAX))
     }
 
     /// Reports that this process serves, and which endpoints of the control API it has taken.
@@ -63,11 +64,12 @@ impl UpgradeClient {
         servers: Arc<Servers>,
         endpoints: Vec<ControlEndpoint>,
         begins: impl FnOnce() + Send + 'static,
-    ) -> Result<(), String> {
+    ) -> Result<(), TakeOverError> {
         say(&mut self.fd_channel, &ToOld::Serves { endpoints })?;
         let arrivals = move || receive_sessions::receive(&servers, self.fd_channel, begins);
         let thread = std::thread::Builder::new().name("wharf-arrivals".into()).spawn(arrivals);
-        thread.map(drop).map_err(|error| error.to_string())
+        thread?;
+        Ok(())
     }
 
     /// Reports why this process does not serve. The old process goes on.

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::error::OfferError;
 use super::send_sessions;
 use crate::handover::{ControlEndpoint, SessionsSent, ToNew, ToOld};
 use crate::net::FdChannel;
@@ -40,29 +41,28 @@ impl Drop for Relinquishing {
 /// process as it was.
 ///
 /// # Errors
-/// The reason why no new process serves. Nothing has changed.
+/// [`OfferError`]; nothing has changed.
 pub async fn offer_sockets(
     servers: Arc<Servers>,
     mut fd_channel: FdChannel,
     endpoints: Vec<(ControlEndpoint, OwnedFd)>,
     patience: Duration,
-) -> Result<ReadyPeer, String> {
+) -> Result<ReadyPeer, OfferError> {
     let _no_reload = servers.reloading.lock().await;
-    let locked = ServerHandle::versions_of_all_stay(&servers.all()).await;
-    let _no_swaps = locked.map_err(|error| error.to_string())?;
+    let _no_swaps = ServerHandle::versions_of_all_stay(&servers.all()).await?;
     if servers.is_draining() {
-        return Err("the process is stopping".into());
+        return Err(OfferError::Stopping);
     }
     let offering = Arc::clone(&servers);
     let offered = servers.host().work(WorkKind::Urgent, move || {
-        fd_channel.set_timeout(patience).map_err(|error| error.to_string())?;
+        fd_channel.set_timeout(patience).map_err(OfferError::System)?;
         let endpoints = offer(&offering, &mut fd_channel, endpoints)?;
-        Ok::<_, String>((fd_channel, endpoints))
+        Ok::<_, OfferError>((fd_channel, endpoints))
     });
-    let (fd_channel, endpoints) = offered.await.map_err(|error| error.to_string())??;
+    let (fd_channel, endpoints) = offered.await??;
     // A stop that was requested meanwhile wants no process at all.
     if servers.is_draining() {
-        return Err("the process is stopping".into());
+        return Err(OfferError::Stopping);
     }
     // The mark is set before the locks are released, so that no waiting reload or swap begins.
     servers.relinquish(true);
@@ -77,7 +77,7 @@ fn offer(
     servers: &Servers,
     fd_channel: &mut FdChannel,
     endpoints: Vec<(ControlEndpoint, OwnedFd)>,
-) -> Result<Vec<ControlEndpoint>, String> {
+) -> Result<Vec<ControlEndpoint>, OfferError> {
     for server in servers.all() {
         let socket = server.socket();
         // A server that stops meanwhile has no socket any more.
@@ -86,7 +86,7 @@ fn offer(
         if !socket.given && !listener.listens() {
             continue;
         }
-        let duplicate = listener.duplicate().map_err(|error| error.to_string())?;
+        let duplicate = listener.duplicate().map_err(OfferError::System)?;
         drop(listener);
         let ids_above = send_sessions::ids_above(server.service.registry.last_id());
         let offer =
@@ -96,31 +96,19 @@ fn offer(
     for (endpoint, socket) in endpoints {
         give(fd_channel, &ToNew::Endpoint { endpoint }, &socket)?;
     }
-    let head = serde_json::to_vec(&ToNew::Start).map_err(|error| error.to_string())?;
-    fd_channel.send(&head, &[], None).map_err(|error| broken(&error))?;
-    let answer = fd_channel.receive().map_err(|error| broken(&error))?;
+    let head = serde_json::to_vec(&ToNew::Start).map_err(io::Error::from)?;
+    fd_channel.send(&head, &[], None)?;
+    let answer = fd_channel.receive()?;
     match serde_json::from_slice(&answer.head) {
         Ok(ToOld::Serves { endpoints }) => Ok(endpoints),
-        Ok(ToOld::Fails { why }) => Err(why),
-        _ => Err("it does not speak as this program does".into()),
+        Ok(ToOld::Fails { why }) => Err(OfferError::PeerFailed(why)),
+        _ => Err(OfferError::PeerForeign),
     }
 }
 
-fn give(fd_channel: &mut FdChannel, offer: &ToNew, descriptor: &impl AsFd) -> Result<(), String> {
-    let head = serde_json::to_vec(offer).map_err(|error| error.to_string())?;
-    fd_channel.send(&head, &[], Some(descriptor.as_fd())).map_err(|error| broken(&error))
-}
-
-/// Translates an error of the descriptor channel into a statement about the new process.
-fn broken(error: &io::Error) -> String {
-    use io::ErrorKind as K;
-    match error.kind() {
-        K::UnexpectedEof | K::BrokenPipe | K::ConnectionReset => {
-            "it ended before it served".to_owned()
-        }
-        K::WouldBlock | K::TimedOut => "it did not serve in time".to_owned(),
-        _ => error.to_string(),
-    }
+fn give(fd_channel: &mut FdChannel, offer: &ToNew, descriptor: &impl AsFd) -> io::Result<()> {
+    let head = serde_json::to_vec(offer)?;
+    fd_channel.send(&head, &[], Some(descriptor.as_fd()))
 }
 
 impl ReadyPeer {

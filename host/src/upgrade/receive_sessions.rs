@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::handover::{ToNew, ToOld, say};
+use crate::handover::{RestoreError, ToNew, ToOld, say};
 use crate::net::{FdChannel, FdMessage};
 use crate::serve;
 use crate::servers::Servers;
@@ -34,7 +34,8 @@ pub(super) fn receive(servers: &Servers, mut fd_channel: FdChannel, begins: impl
         let id = meta.id;
         let go = match arrive(servers, &server, not_on, name, state_bytes, *meta, message) {
             Ok(go) => go,
-            Err(why) => {
+            Err(error) => {
+                let why = error.to_string();
                 tracing::warn!(
                     server,
                     session = id,
@@ -73,25 +74,25 @@ fn arrive(
     state_bytes: usize,
     meta: SessionMeta,
     message: FdMessage,
-) -> Result<oneshot::Sender<()>, String> {
-    let server = servers.get(server).ok_or("no-such-server")?;
+) -> Result<oneshot::Sender<()>, RestoreError> {
+    let server = servers.get(server).ok_or(RestoreError::NoServer)?;
     let service = Arc::clone(&server.service);
     if not_on.is_some_and(|digest| service.procedure().plugin().digest() == digest) {
-        return Err("other-version".into());
+        return Err(RestoreError::OtherVersion);
     }
     let FdMessage { mut body, descriptor: Some(socket), .. } = message else {
-        return Err("no-connection".into());
+        return Err(RestoreError::NoConnection);
     };
     if state_bytes > body.len() {
-        return Err("no-state".into());
+        return Err(RestoreError::NoState);
     }
     let queued = body.split_off(state_bytes);
     let state = *service.state().borrow();
     if state.status.is_final() {
-        return Err("stopping".into());
+        return Err(RestoreError::Stopping);
     }
     let permit = service.gate.readmit(meta.peer.ip(), Instant::now());
-    let permit = permit.map_err(|refusal| refusal.name().to_owned())?;
+    let permit = permit.map_err(RestoreError::NotAdmitted)?;
     let snapshot = SessionSnapshot { meta, state: body, queued, socket };
     let (go, goes) = oneshot::channel();
     let (restored, outcome) = sync_channel(1);
@@ -105,6 +106,6 @@ fn arrive(
     match outcome.recv_timeout(RESTORE_MAX) {
         Ok(Ok(())) => Ok(go),
         Ok(Err(why)) => Err(why),
-        Err(_) => Err("restore-timeout".into()),
+        Err(_) => Err(RestoreError::TimedOut),
     }
 }

@@ -2,6 +2,7 @@
 //! stays here until it is taken, and only then does this process release it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 
 use crate::event::Port;
-use crate::handover::{PackedSession, SendSession, SessionsSent, ToNew, ToOld, say};
+use crate::handover::{LeaveError, PackedSession, SendSession, SessionsSent, ToNew, ToOld, say};
 use crate::locks::lock;
 use crate::net::FdChannel;
 use crate::plugin::EventProcedure;
@@ -74,7 +75,7 @@ pub(super) async fn leave_by(
             while let Some(outcome) = leaving.next().await {
                 match outcome {
                     Ok(()) => moved += 1,
-                    Err(why) => *stayed.entry(why).or_default() += 1,
+                    Err(why) => *stayed.entry(why.to_string()).or_default() += 1,
                 }
             }
         }
@@ -93,18 +94,18 @@ async fn leave(
     (handle, slot): Handled,
     way: &Arc<SendSession>,
     ends: Instant,
-) -> Result<(), String> {
+) -> Result<(), LeaveError> {
     if Instant::now() >= ends {
-        return Err("no-time".into());
+        return Err(LeaveError::NoTime);
     }
     let mut parting = slot.ask_to_leave();
     handle.look_at_slot();
     let parting = match tokio::time::timeout(BUSY_MAX, &mut parting).await {
         Ok(parting) => parting,
-        Err(_) if slot.asks_no_more() => return Err("busy".into()),
-        Err(_) => tokio::time::timeout(SAVE_MAX, parting).await.map_err(|_| "busy")?,
+        Err(_) if slot.asks_no_more() => return Err(LeaveError::Busy),
+        Err(_) => tokio::time::timeout(SAVE_MAX, parting).await.map_err(|_| LeaveError::Busy)?,
     };
-    let (snapshot, verdict) = parting.map_err(|_| "ended")??;
+    let (snapshot, verdict) = parting.map_err(|_| LeaveError::Ended)??;
     let registry = &server.service.registry;
     let starts_again = server.service.rollout.starts_again(slot.current().plugin());
     let not_on = server.service.rollout.not_recorded();
@@ -115,28 +116,29 @@ async fn leave(
         PackedSession { server, name, ids_above, starts_again, not_on, snapshot, verdict };
     let way = Arc::clone(way);
     let relinquishing = host.work(WorkKind::Urgent, move || way(leaving));
-    relinquishing
-        .await
-        .map_err(|error| if error == WorkError::Ending { "stopping" } else { "host-fault" })?
+    relinquishing.await.map_err(|error| match error {
+        WorkError::Ending => LeaveError::Stopping,
+        _ => LeaveError::HostFault,
+    })?
 }
 
 /// Sends one session to the new process. If this fails before the verdict, dropping the verdict
 /// lets the session go on here.
-fn pass(fd_channel: &mut FdChannel, leaving: PackedSession) -> Result<(), String> {
+fn pass(fd_channel: &mut FdChannel, leaving: PackedSession) -> Result<(), LeaveError> {
     let PackedSession { server, name, not_on, snapshot, verdict, .. } = leaving;
     let SessionSnapshot { meta, mut state, queued, socket } = snapshot;
     let offer =
         ToNew::Session { server, name, not_on, state_bytes: state.len(), meta: Box::new(meta) };
-    let head = serde_json::to_vec(&offer).map_err(|error| error.to_string())?;
+    let head = serde_json::to_vec(&offer).map_err(io::Error::from)?;
     state.extend_from_slice(&queued);
     // Once a message is missing, the two sides are out of step, so the channel is closed.
     let lost = |fd_channel: &FdChannel| {
         fd_channel.close();
-        "new-process-gone".to_owned()
+        LeaveError::PeerGone
     };
     if let Err(error) = fd_channel.send(&head, &state, Some(socket.as_fd())) {
         return Err(match error.kind() {
-            std::io::ErrorKind::InvalidInput => "too-large".to_owned(),
+            io::ErrorKind::InvalidInput => LeaveError::TooLarge,
             _ => lost(fd_channel),
         });
     }
@@ -144,7 +146,7 @@ fn pass(fd_channel: &mut FdChannel, leaving: PackedSession) -> Result<(), String
         fd_channel.receive().ok().and_then(|message| serde_json::from_slice(&message.head).ok());
     match answer {
         Some(ToOld::Takes) => {}
-        Some(ToOld::Refuses { why }) => return Err(why),
+        Some(ToOld::Refuses { why }) => return Err(LeaveError::Refused(why)),
         _ => return Err(lost(fd_channel)),
     }
     // From here on the session belongs to the new process, unless it has given up waiting.
@@ -153,7 +155,7 @@ fn pass(fd_channel: &mut FdChannel, leaving: PackedSession) -> Result<(), String
         let why = lost(fd_channel);
         // If `go`, this process has released the session, and the new process does not know that it
         // may go on.
-        return Err(if go { "lost".to_owned() } else { why });
+        return Err(if go { LeaveError::Lost } else { why });
     }
-    if go { Ok(()) } else { Err("busy".into()) }
+    if go { Ok(()) } else { Err(LeaveError::Busy) }
 }

@@ -16,7 +16,7 @@ use crate::session::live_stats::Doing;
 use crate::session::machine::{Machine, Step};
 use crate::session::mailbox::Sealed;
 use crate::session::procedure_slot::ProcedureSlot;
-use crate::session::snapshot::{SessionMeta, SessionSnapshot, TransferRequest};
+use crate::session::snapshot::{PackError, SessionMeta, SessionSnapshot, TransferRequest};
 use crate::session::{Ended, run};
 
 /// How long a session waits at most for the other process.
@@ -61,31 +61,31 @@ impl<P: Procedure, M> Session<P, M> {
     /// cannot send to this one until it is unsealed.
     ///
     /// # Errors
-    /// Why the session stays, as a stable word.
-    async fn pack(&mut self) -> Result<(SessionSnapshot, Sealed), String> {
+    /// [`PackError`]; the session stays.
+    async fn pack(&mut self) -> Result<(SessionSnapshot, Sealed), PackError> {
         if !matches!(self.handle.state().stream, Some(Stream::Plain(_))) {
-            return Err("tls".into());
+            return Err(PackError::Encrypted);
         }
         let shared = self.instance.as_ref().is_some_and(Instance::is_shared);
         if shared || !self.procedure.can_sleep() {
-            return Err("no-handoff".into());
+            return Err(PackError::NoHandoff);
         }
         let (state, version) = match &self.asleep {
             Some(asleep) => asleep.kept(),
             None => match self.save().await {
                 Ok(state) => (state, self.procedure.version().to_owned()),
                 Err(fault) if fault.kind == FaultKind::StateLimit => {
-                    return Err("state-limit".into());
+                    return Err(PackError::StateLimit);
                 }
                 Err(fault) => {
                     // As in a migration, no instance is left that could carry on.
                     self.end_by("hand-over", fault);
-                    return Err("fault".into());
+                    return Err(PackError::Fault);
                 }
             },
         };
         if self.machine.step() != Step::Listen {
-            return Err("ending".into());
+            return Err(PackError::Ending);
         }
         let (now, fuel) = (Instant::now(), self.usage().fuel);
         let sealed = self.handle.mailbox.seal();
@@ -96,7 +96,7 @@ impl<P: Procedure, M> Session<P, M> {
             _ => {
                 drop(handle);
                 self.handle.mailbox.unseal(sealed);
-                return Err("no-descriptor".into());
+                return Err(PackError::NoDescriptor);
             }
         };
         let mut queued = handle.send_buffer.front().to_vec();
