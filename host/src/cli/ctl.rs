@@ -50,8 +50,8 @@ enum CtlVerb {
         /// The server's name.
         server: String,
         /// What becomes of new connections.
-        #[arg(long, value_enum, default_value = "queue")]
-        newcomers: Newcomers,
+        #[arg(long = "newcomers", value_name = "NEWCOMERS", value_enum, default_value = "queue")]
+        new_connections: NewConnectionsChoice,
         /// What becomes of live sessions.
         #[arg(long, value_enum, default_value = "keep")]
         sessions: Sessions,
@@ -211,7 +211,7 @@ enum CtlVerb {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Newcomers {
+enum NewConnectionsChoice {
     Queue,
     Reject,
 }
@@ -236,9 +236,9 @@ impl CtlVerb {
             Self::Show { server } => Ask::get(at(server, "")),
             Self::Limits { server } => Ask::get(at(server, "/limits")),
             Self::Tenants => Ask::get("/v1/tenants"),
-            Self::Suspend { server, newcomers, sessions, deadline } => post(
+            Self::Suspend { server, new_connections, sessions, deadline } => post(
                 at(server, "/suspend"),
-                json!({ "newcomers": name(*newcomers), "sessions": name(*sessions),
+                json!({ "newcomers": name(*new_connections), "sessions": name(*sessions),
                     "deadline": deadline }),
             ),
             Self::Resume { server } => post(at(server, "/resume"), json!({})),

@@ -85,7 +85,7 @@ pub(super) fn render(value: &Value) -> String {
         let canary = &value["canary"];
         let tried = match canary.is_object() {
             true => format!(
-                "\ncanary: {} of newcomers, {} sessions, {} faulted, promoted in {} s",
+                "\ncanary: {} of new sessions, {} sessions, {} faulted, promoted in {} s",
                 cell(&canary["share"]),
                 cell(&canary["sessions"]),
                 cell(&canary["faulted"]),

@@ -88,9 +88,9 @@ pub(super) async fn suspend(
     body: Bytes,
 ) -> Answer {
     let server = server(&shared, &name)?;
-    let (newcomers, sessions) = parse::<requests::Suspend>(&body)?.read()?;
+    let (new_connections, sessions) = parse::<requests::Suspend>(&body)?.read()?;
     let _waits = shared.may_wait(&server, Class::Wait)?;
-    steered(&server, server.suspend(newcomers, sessions).await)
+    steered(&server, server.suspend(new_connections, sessions).await)
 }
 
 pub(super) async fn resume(
@@ -376,7 +376,7 @@ pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
         let problem = Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "draining",
-            "the process drains and takes no newcomers",
+            "the process drains and takes no new connections",
         );
         return problem.into_response();
     }

@@ -137,7 +137,7 @@ impl Collector for AllServers {
             }
         }
         let reasons: [(&str, &str, ReasonLabels); 3] = [
-            ("refused", "Newcomers turned away", |seen| &seen.refused),
+            ("refused", "New connections turned away", |seen| &seen.refused),
             (
                 "handshakes_failed",
                 "Clients that got no session because of their handshake",

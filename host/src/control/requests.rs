@@ -86,8 +86,8 @@ pub(super) enum HowSessions {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Suspend {
-    #[serde(default)]
-    newcomers: HowNewConnections,
+    #[serde(default, rename = "newcomers")]
+    new_connections: HowNewConnections,
     #[serde(default)]
     sessions: HowSessions,
     deadline: Option<Span>,
@@ -115,7 +115,7 @@ fn ending(drain: bool, deadline: Option<Span>) -> Result<ServerEnding, Problem> 
 
 impl Suspend {
     pub(super) fn read(&self) -> Result<(NewConnections, Option<ServerEnding>), Problem> {
-        let newcomers = match self.newcomers {
+        let new_connections = match self.new_connections {
             HowNewConnections::Queue => NewConnections::Queue,
             HowNewConnections::Reject => NewConnections::Reject,
         };
@@ -124,7 +124,7 @@ impl Suspend {
             HowSessions::Drain => Some(ending(true, self.deadline)?),
             HowSessions::Keep | HowSessions::Disconnect => Some(ending(false, self.deadline)?),
         };
-        Ok((newcomers, sessions))
+        Ok((new_connections, sessions))
     }
 }
 

@@ -19,7 +19,8 @@ pub(super) struct Server {
     /// Why the server cannot listen. `None` if it can.
     failure: Option<String>,
     /// What happens to new connections. `None` if the server is not suspended.
-    newcomers: Option<&'static str>,
+    #[serde(rename = "newcomers")]
+    new_connections: Option<&'static str>,
     locked: bool,
     breaker: &'static str,
     uptime_seconds: f64,
@@ -83,7 +84,7 @@ impl Server {
             address: server.address().to_string(),
             status: server.status().name(),
             failure: server.failure(),
-            newcomers: server.newcomers().map(|newcomers| match newcomers {
+            new_connections: server.new_connections().map(|treated| match treated {
                 NewConnections::Queue => "queue",
                 NewConnections::Reject => "reject",
             }),

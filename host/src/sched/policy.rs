@@ -30,7 +30,7 @@ pub struct SchedParams {
 impl fmt::Display for SchedParams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.yields_at_once {
-            return f.write_str("runs when nobody else wants to");
+            return f.write_str("runs when no other thread wants to");
         }
         write!(f, "niceness {}", self.niceness)?;
         f.write_str(if self.short_slice { ", short slices" } else { "" })

@@ -119,9 +119,9 @@ impl ServerHandle {
     /// How a suspended server treats new connections, whether it can listen or not. `None` if it is
     /// not suspended.
     #[must_use]
-    pub fn newcomers(&self) -> Option<NewConnections> {
+    pub fn new_connections(&self) -> Option<NewConnections> {
         let state = self.service.state.borrow();
-        (state.status == Status::Suspended).then_some(state.newcomers)
+        (state.status == Status::Suspended).then_some(state.new_connections)
     }
 
     /// Whether the server is locked.
@@ -309,10 +309,10 @@ impl ServerHandle {
     /// [`SteerError::Stopping`].
     pub async fn suspend(
         &self,
-        newcomers: NewConnections,
+        new_connections: NewConnections,
         sessions: Option<ServerEnding>,
     ) -> Result<(), SteerError> {
-        let (version, plan) = self.service.suspend(newcomers).ok_or(SteerError::Stopping)?;
+        let (version, plan) = self.service.suspend(new_connections).ok_or(SteerError::Stopping)?;
         let (service, accepting) = (Arc::clone(&self.service), self.accepting.clone());
         // A task of its own, so that it continues if the future is dropped.
         self.host.runtime().spawn(async move {

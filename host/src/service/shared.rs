@@ -333,7 +333,7 @@ impl Service {
 
     /// Suspends the server. Returns the version of the state, and the plan. `None` if the server is
     /// ending.
-    pub(crate) fn suspend(&self, newcomers: NewConnections) -> Option<(u64, u64)> {
+    pub(crate) fn suspend(&self, new_connections: NewConnections) -> Option<(u64, u64)> {
         let (mut suspended, mut plan) = (false, 0);
         let version = self.steer(|state| {
             if state.status.is_final() {
@@ -342,7 +342,7 @@ impl Service {
             suspended = state.status != Status::Suspended;
             state.plan += 1;
             plan = state.plan;
-            (state.status, state.newcomers) = (Status::Suspended, newcomers);
+            (state.status, state.new_connections) = (Status::Suspended, new_connections);
             true
         });
         if suspended {

@@ -71,7 +71,7 @@ pub enum NewConnections {
 pub(crate) struct ServerState {
     /// The requested status. Never [`Status::Failed`], which [`ServerState::seen`] adds.
     pub(crate) status: Status,
-    pub(crate) newcomers: NewConnections,
+    pub(crate) new_connections: NewConnections,
     /// The server cannot listen.
     pub(crate) failed: bool,
     /// Grows with each request to try to listen at once.
@@ -113,7 +113,7 @@ impl ServerState {
     pub(crate) fn new() -> Self {
         Self {
             status: Status::Starting,
-            newcomers: NewConnections::Queue,
+            new_connections: NewConnections::Queue,
             failed: false,
             listen_asked: 0,
             plan: 0,
@@ -136,7 +136,7 @@ impl ServerState {
     }
 
     pub(crate) fn accept_mode(&self) -> AcceptMode {
-        match (self.status, self.newcomers) {
+        match (self.status, self.new_connections) {
             (Status::Draining | Status::Stopped, _) => AcceptMode::Close,
             _ if self.locked => AcceptMode::Queue,
             (Status::Starting | Status::Listening, _) => AcceptMode::Admit,
@@ -234,8 +234,11 @@ mod tests {
             ServerState { status: Status::Draining, ..state }.accept_mode(),
             AcceptMode::Close
         );
-        let suspended =
-            ServerState { status: Status::Suspended, newcomers: NewConnections::Reject, ..state };
+        let suspended = ServerState {
+            status: Status::Suspended,
+            new_connections: NewConnections::Reject,
+            ..state
+        };
         assert_eq!(suspended.accept_mode(), AcceptMode::Queue);
         assert_eq!(ServerState { locked: false, ..suspended }.accept_mode(), AcceptMode::Reject);
     }

@@ -118,7 +118,7 @@ impl CredentialsRenewed<'_> {
     /// Logs and counts the occurrence.
     pub fn emit(&self, counters: &Counters) {
         counters.count(Kind::Notice, "credentials-renewed");
-        info!(server = self.server, file = %self.file.display(), "newcomers are shown these \
+        info!(server = self.server, file = %self.file.display(), "new connections are shown these \
             credentials");
     }
 }
@@ -194,7 +194,7 @@ impl BreakerTripped<'_> {
     /// Logs the occurrence.
     pub fn emit(&self) {
         warn!(server = self.server, pause = ?self.pause, "the plugin faults again and again: \
-            newcomers wait for a while");
+            new connections wait for a while");
     }
 }
 

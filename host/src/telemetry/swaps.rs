@@ -173,7 +173,7 @@ impl CanaryBegan<'_> {
     /// Logs the occurrence.
     pub fn emit(&self) {
         let Self { server, plugin, share, lasts } = *self;
-        info!(server, plugin, share, ?lasts, "a canary: some of the newcomers get this version");
+        info!(server, plugin, share, ?lasts, "a canary: some of the new sessions get this version");
     }
 }
 
@@ -220,7 +220,7 @@ impl CanaryEnded<'_> {
         match promoted {
             true => info!(
                 server,
-                plugin, sessions, faulted, "the canary is promoted: all newcomers get it"
+                plugin, sessions, faulted, "the canary is promoted: all new sessions get it"
             ),
             false => warn!(
                 server,

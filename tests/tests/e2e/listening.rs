@@ -258,7 +258,7 @@ fn taken_address_is_a_failure_until_freed() {
     old.echo("still here");
     run(server.suspend(NewConnections::Reject, None)).expect("it runs");
     assert_eq!(
-        (server.status(), server.newcomers()),
+        (server.status(), server.new_connections()),
         (Status::Failed, Some(NewConnections::Reject))
     );
     server.resume().expect("it runs");

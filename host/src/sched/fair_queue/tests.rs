@@ -259,17 +259,17 @@ fn long_event_keeps_its_share_among_new_ones() {
 /// A tenant and a class with one session can use one thread of many, even if their share is larger.
 #[test]
 fn unusable_share_is_not_saved_up() {
-    for newcomer in [1, 2] {
+    for new_tenant in [1, 2] {
         let mut lane = Lane::new(4);
         (0..8).for_each(|at| _ = lane.arrive(at % 4, Priority::Normal, 0));
         lane.arrive(0, Priority::Normal, 1);
         (0..1_000).for_each(|_| lane.round(|_| SLICE));
-        (0..8).for_each(|at| _ = lane.arrive(at % 4, Priority::Normal, newcomer));
+        (0..8).for_each(|at| _ = lane.arrive(at % 4, Priority::Normal, new_tenant));
         let before = lane.used(|flow| flow.tenant == 0);
         (0..200).for_each(|_| lane.round(|_| SLICE));
         let share = (lane.used(|flow| flow.tenant == 0) - before) as f64 / 800e6;
-        let fair = 1.0 / f64::from(newcomer + 1);
-        assert!(share > fair * 0.8, "{newcomer}: {share}");
+        let fair = 1.0 / f64::from(new_tenant + 1);
+        assert!(share > fair * 0.8, "{new_tenant}: {share}");
     }
     let mut lane = Lane::new(2);
     (0..8).for_each(|at| _ = lane.arrive(at % 2, Priority::Normal, 0));

@@ -163,7 +163,7 @@ impl World {
         assert_eq!(
             in_force[0].plugin,
             ground.number_of(&service.procedure()),
-            "newcomers get what is in force"
+            "new sessions get the current version"
         );
         assert!(
             look.had.windows(2).all(|pair| pair[0].number < pair[1].number),
@@ -422,7 +422,7 @@ pub(super) fn live(world: &Rc<World>, last: bool) {
         let known = world.known.borrow();
         let left: Vec<_> =
             known.iter().filter(|one| one.strong_count() > 0 && !one.ptr_eq(&in_force)).collect();
-        assert!(left.is_empty(), "{} versions are in memory that nobody is on", left.len());
+        assert!(left.is_empty(), "{} versions are in memory without a session", left.len());
     }
     drop(tasks);
     drop((service, handle));
