@@ -150,7 +150,7 @@ impl ControlSite {
     pub fn start_again(&mut self) {
         self.wharf.kill();
         // A compiler process that it was starting holds its descriptors for a moment longer.
-        eventually("nobody has its sockets", || UnixStream::connect(self.socket()).is_err());
+        eventually("no process has its sockets", || UnixStream::connect(self.socket()).is_err());
         self.wharf = Wharf::run(&["serve"], self.folder.path());
         self.wharf.says("server started");
         eventually("the control API is open", || UnixStream::connect(self.socket()).is_ok());

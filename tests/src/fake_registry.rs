@@ -77,7 +77,7 @@ impl FakeRegistry {
     /// All requests so far.
     #[must_use]
     pub fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().expect("nobody panics").clone()
+        self.asked.lock().expect("no thread panics").clone()
     }
 }
 
@@ -101,7 +101,7 @@ fn serve(
         }
     }
     let one = Asked { path, authorization };
-    asked.lock().expect("nobody panics").push(one.clone());
+    asked.lock().expect("no thread panics").push(one.clone());
     let mut stream = stream;
     match answer(&one) {
         Reply::Whole(status, headers, body) => {

@@ -41,11 +41,11 @@ impl NewClients {
                 while !stop.load(Ordering::Relaxed) {
                     // This sleep keeps the pace; it waits for no event.
                     std::thread::sleep(due.saturating_sub(begun.elapsed()));
-                    let mut client = TcpStream::connect(address).expect("nobody is refused");
+                    let mut client = TcpStream::connect(address).expect("no client is refused");
                     client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-                    client.write_all(question).expect("nobody is reset");
+                    client.write_all(question).expect("no client is reset");
                     let mut heard = vec![0; answer.len()];
-                    client.read_exact(&mut heard).expect("everybody is answered");
+                    client.read_exact(&mut heard).expect("each client is answered");
                     assert_eq!(heard, answer);
                     served.fetch_add(1, Ordering::Relaxed);
                     due += step;
@@ -71,7 +71,7 @@ impl NewClients {
     /// Waits until `count` more clients were served.
     pub fn more(&self, count: usize) {
         let before = self.served();
-        eventually("newcomers are served", || {
+        eventually("new clients are served", || {
             self.served() >= before + count || self.work.iter().any(JoinHandle::is_finished)
         });
     }
@@ -80,7 +80,7 @@ impl NewClients {
     pub fn end(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         for work in self.work {
-            work.join().expect("nobody was refused, reset or unanswered");
+            work.join().expect("no client was refused, reset or unanswered");
         }
         self.served.load(Ordering::Relaxed)
     }

@@ -45,7 +45,7 @@ pub fn judge(
     let honest = Honest::begin();
     let before = Holdings::now();
     provoke(&server);
-    eventually("everybody left", || server.clients() == 0 && server.session_count() == 0);
+    eventually("all clients left", || server.clients() == 0 && server.session_count() == 0);
     before.are_back();
     honest.end();
     assert_eq!(server.status(), Status::Listening);

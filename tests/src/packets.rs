@@ -412,7 +412,7 @@ pub fn lines() -> Vec<Vec<u8>> {
 /// Lines for a chat: words, commands, and near misses of commands.
 #[must_use]
 pub fn chatter() -> Vec<Vec<u8>> {
-    let names = ["", "ann", "ANN", "bob", "nobody-of-this-name", "ä"];
+    let names = ["", "ann", "ANN", "bob", "no-client-of-this-name", "ä"];
     let whispers = names.iter().flat_map(|name| {
         ["", " ", " x", " a longer line"].map(|words| format!("/to {name}{words}\n"))
     });

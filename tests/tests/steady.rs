@@ -76,7 +76,7 @@ fn resident_kib() -> u64 {
 
 /// Waits until all clients are connected and talk.
 fn settled(server: &ServerHandle, seen: &Seen) {
-    eventually("everybody is in", || server.session_count() as usize == CLIENTS);
+    eventually("all clients are in", || server.session_count() as usize == CLIENTS);
     let before = seen.echoes.load(Ordering::Relaxed);
     eventually("they talk", || seen.echoes.load(Ordering::Relaxed) > before + 10);
 }
@@ -143,7 +143,7 @@ fn thousand_sessions_outlive_steering_and_nothing_leaks() {
             runtime.block_on(one).expect("no panic");
         }
         assert_eq!(seen.wrong.load(Ordering::Relaxed), 0, "in round {round}");
-        eventually("everybody left", || server.clients() == 0);
+        eventually("all clients left", || server.clients() == 0);
         eventually("nothing is left open", || descriptors() <= before.0 + 2);
         sizes.push(resident_kib());
     }

@@ -213,7 +213,7 @@ fn stale_descriptors_are_removed_and_prevent_no_start() {
     manager.put("stored", std::io::pipe().expect("a pipe").0);
     manager.put(".l-gone", gone);
     manager.put(".l-echo", std::io::pipe().expect("a pipe").0);
-    manager.put("nobody", listens());
+    manager.put("no-server", listens());
     manager.put("twice", listens());
     manager.put("twice", listens());
     site.wharf = manager.start();

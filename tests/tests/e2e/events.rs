@@ -169,7 +169,7 @@ fn waiting_write_holds_back_only_its_session() {
     other.send("go").skip(1 << 20);
     let (mut seen, mut piece) = (0, vec![0; 1 << 16]);
     while seen < 8 << 20 {
-        seen += stuck.0.read(&mut piece).expect("the flood goes on once somebody reads");
+        seen += stuck.0.read(&mut piece).expect("the flood goes on once the client reads");
     }
 }
 

@@ -204,7 +204,7 @@ fn idle_is_reported_when_the_last_client_leaves() {
 fn locked_server_runs_no_event_and_accepts_none() {
     let server = start(polite());
     let mut clients = crowd(&server);
-    let lock = run(server.lock(LONG, LONG)).expect("nobody has it");
+    let lock = run(server.lock(LONG, LONG)).expect("no lock is held");
     assert!(lock.is_held() && server.is_locked());
     let events: u64 = server.sessions(0, 100).iter().map(|session| session.stats.events).sum();
     for client in &mut clients {
@@ -228,7 +228,7 @@ fn locked_server_runs_no_event_and_accepts_none() {
 fn lock_is_exclusive_limited_and_released_by_token() {
     let server = start(polite());
     let short = Duration::from_millis(30);
-    let lock = run(server.lock(LONG, LONG)).expect("nobody has it");
+    let lock = run(server.lock(LONG, LONG)).expect("no lock is held");
     assert!(matches!(run(server.lock(short, LONG)), Err(LockError::Busy)));
     assert!(matches!(run(server.lock(LONG * 4, LONG)), Err(LockError::Limit)));
     let token = lock.into_token();
@@ -260,7 +260,7 @@ fn lock_waits_for_events_until_its_deadline() {
 fn stopping_and_restarting_take_a_lock_back() {
     let server = start(polite());
     let mut clients = crowd(&server);
-    let lock = run(server.lock(LONG, LONG)).expect("nobody has it");
+    let lock = run(server.lock(LONG, LONG)).expect("no lock is held");
     for client in &mut clients {
         client.send("held");
     }
@@ -324,7 +324,7 @@ fn abort_and_drain_pass_a_lock() {
     let server = start(polite());
     let mut client = Client::connect(server.address());
     client.echo("hello");
-    let lock = run(server.lock(LONG, LONG)).expect("nobody has it");
+    let lock = run(server.lock(LONG, LONG)).expect("no lock is held");
     client.send("held");
     let start = Instant::now();
     assert!(server.abort(1));
@@ -340,7 +340,7 @@ fn abort_and_drain_pass_a_lock() {
 fn suspension_precedes_calls_that_wait_for_locks() {
     let server = start(polite());
     let mut clients = crowd(&server);
-    let _held = run(server.lock(LONG, LONG)).expect("nobody has it");
+    let _held = run(server.lock(LONG, LONG)).expect("no lock is held");
     std::thread::scope(|scope| {
         let waits = scope.spawn(|| run(server.lock(LONG, LONG)).map(drop));
         // The call may wait already or start later; the result is the same.

@@ -92,7 +92,7 @@ fn harm(server: &ServerHandle, at: Moment, how: Harm, reached: SocketAddr) {
             run(server.suspend(NewConnections::Queue, Some(ServerEnding::Drain(LONG))))
                 .expect("it runs");
         }
-        Moment::Locked => lock = Some(run(server.lock(LONG, LONG)).expect("nobody else has it")),
+        Moment::Locked => lock = Some(run(server.lock(LONG, LONG)).expect("no other lock is held")),
         Moment::Throttled => {
             let mut throttle = server.throttle();
             throttle.accept_interval = Duration::from_secs(1);

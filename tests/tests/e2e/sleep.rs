@@ -121,7 +121,7 @@ fn sleeping_session_wakes_on_the_new_version() {
         all_sleep(&server, 10);
         let report = swap(&server, version(label, ""), policy);
         assert_eq!((report.moved, report.stayed.len()), (10, 0), "{report:?}");
-        assert_eq!(asleep(&server), 10, "nobody was woken for it");
+        assert_eq!(asleep(&server), 10, "no session was woken for it");
         clients.iter_mut().for_each(|client| next(client, label, count));
     }
 }
@@ -246,7 +246,7 @@ fn state_over_its_limit_keeps_a_session_awake() {
         next(&mut large, 'a', count);
     }
     next(&mut small, 'a', 1);
-    eventually("nobody sleeps", || asleep(&server) == 0);
+    eventually("no session sleeps", || asleep(&server) == 0);
     assert!(server.counters().faults.is_empty(), "{:?}", server.counters().faults);
 }
 

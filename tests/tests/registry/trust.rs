@@ -64,7 +64,7 @@ impl Trusting {
     fn end(&mut self) {
         self.site.wharf.kill();
         let socket = self.site.socket();
-        eventually("nobody has its sockets", || UnixStream::connect(&socket).is_err());
+        eventually("no process has its sockets", || UnixStream::connect(&socket).is_err());
     }
 
     /// Starts the process, which must fail, and returns its output.

@@ -81,7 +81,7 @@ fn new_process_takes_sockets_and_old_one_ends() {
     echoes(&site);
     assert!(site.socket().exists());
     kill_process(again.0, Signal::TERM).expect("it runs");
-    eventually("the socket is removed by whoever has it", || !site.socket().exists());
+    eventually("the process that has the socket removes it", || !site.socket().exists());
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn stop_during_an_upgrade_ends_the_process() {
     assert!(!heard.status.success(), "{}", said(&heard));
     drop(stays);
     site.wharf.child.wait().expect("it ends");
-    eventually("nobody listens", || TcpStream::connect(site.address()).is_err());
+    eventually("no process listens", || TcpStream::connect(site.address()).is_err());
 }
 
 #[test]

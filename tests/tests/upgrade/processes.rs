@@ -50,7 +50,7 @@ fn dying_old_process_takes_the_new_one_along() {
         eventually("the program is gone", || is_gone(&program));
         eventually("its launcher is gone", || is_gone(&launcher));
         assert_eq!(
-            TcpStream::connect(site.address()).expect_err("nobody").kind(),
+            TcpStream::connect(site.address()).expect_err("no process listens").kind(),
             ErrorKind::ConnectionRefused
         );
         let output = asks.wait_with_output().expect("it ends");

@@ -56,11 +56,11 @@ fn sessions_transfer_while_new_clients_connect() {
     new_clients.end();
     let rate = served as f64 / lasted.as_secs_f64();
     println!(
-        "{served} newcomers in {lasted:?}, {rate:.0} a second, while the process was replaced"
+        "{served} new clients in {lasted:?}, {rate:.0} a second, while the process was replaced"
     );
     assert!(
         rate >= 0.5 * quiet,
-        "{served} newcomers in {lasted:?} are {rate:.0} a second, and were {quiet:.0} before"
+        "{served} new clients in {lasted:?} are {rate:.0} a second, and were {quiet:.0} before"
     );
     assert!(site.wharf.child.wait().expect("it ends").success());
     clients.iter_mut().for_each(|client| next(client, 3));

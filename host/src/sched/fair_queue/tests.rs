@@ -233,7 +233,7 @@ fn long_event_keeps_its_share_among_new_ones() {
             let mut flow = Flow::new(id, Priority::Normal, tenant_of(id));
             fair_queue.join(0, &mut flow, Duration::ZERO);
             waiting.insert(id, flow);
-            match fair_queue.next(0, false).expect("somebody waits") {
+            match fair_queue.next(0, false).expect("a session waits") {
                 (0, _) => {
                     fair_queue.charge(&mut long, SLICE);
                     fair_queue.again(0, &long);
@@ -348,7 +348,7 @@ proptest! {
                 Trick::Away(fair_queue) => fair_queue,
             };
             for _ in 0..steps {
-                let (next, _) = fair_queue.next(0, false).expect("somebody waits");
+                let (next, _) = fair_queue.next(0, false).expect("a session waits");
                 if let Some((mut flow, used)) = waiting.remove(&next) {
                     fair_queue.charge(&mut flow, Duration::from_micros(used));
                     fair_queue.leave(&flow);

@@ -339,7 +339,7 @@ fn judge_weights(
     (before, wakes_before): (Weight, f64),
     (after, wakes_after): (Weight, f64),
 ) -> Vec<String> {
-    println!("\n| nobody is there | before | after |\n|---|---|---|");
+    println!("\n| no client is there | before | after |\n|---|---|---|");
     for (what, before, after) in [
         ("resident KiB", before.resident_kib, after.resident_kib),
         ("descriptors", before.descriptors as u64, after.descriptors as u64),
