@@ -1,4 +1,5 @@
-"""Clients of the counter: sessions that stay and number what they say, and newcomers at a pace that is kept whatever happens."""
+"""Clients of the counter: sessions that stay and number what they say, and new clients at a
+steady pace, which does not depend on the fate of earlier clients."""
 
 import selectors
 import socket
@@ -141,8 +142,8 @@ class Sessions(Load):
         return sum(self.heard)
 
 
-class Newcomers(Load):
-    """So many a second, each of which asks once. Who is due comes, whether those before were answered or not."""
+class NewClients(Load):
+    """Clients at a steady pace. Each asks once. A late answer delays no other client."""
 
     # More than this at once is a server that is away for too long. With the sessions beside them
     # they are fewer than the unit's `max_clients`, while others still end.
@@ -169,7 +170,7 @@ class Newcomers(Load):
                 self.serve(key.fileobj, events, waiting)
             late = [client for client, since in waiting.items() if now - since > PATIENCE]
             for client in late:
-                self.wrong("a newcomer was not answered")
+                self.wrong("a new client was not answered")
                 self.leaves(client, waiting)
 
     def serve(self, client, events, waiting):
@@ -177,13 +178,13 @@ class Newcomers(Load):
             if events & selectors.EVENT_WRITE:
                 problem = client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if problem:
-                    raise OSError(problem, "a newcomer was refused")
+                    raise OSError(problem, "a new client was refused")
                 client.send(b"x")
                 self.selector.modify(client, selectors.EVENT_READ)
                 return
             got = client.recv(64)
             if got != b"\1\0\0\0x":
-                raise ConnectionError(f"a newcomer got {got!r}")
+                raise ConnectionError(f"a new client got {got!r}")
             self.served += 1
             self.longest = max(self.longest, time.monotonic() - waiting[client])
         except OSError as problem:
@@ -197,11 +198,11 @@ class Newcomers(Load):
 
     def more(self, count):
         """Waits until so many more were served."""
-        self.reaches(lambda: self.served, self.served + count, "newcomers are served")
+        self.reaches(lambda: self.served, self.served + count, "new clients are served")
 
     def end(self):
         self.over = True
         self.thread.join(PATIENCE + 5)
         self.well()
-        assert self.served == self.came, f"{self.served} of {self.came} newcomers were served"
+        assert self.served == self.came, f"{self.served} of {self.came} new clients were served"
         return self.served

@@ -12,7 +12,8 @@ import time
 CLONE_NEWNET = 0x40000000
 BOOT_MAX, COMMAND_MAX = 60.0, 120.0
 TOOLS = {"mmdebstrap": "mmdebstrap", "systemd-nspawn": "systemd-container", "nsenter": "util-linux"}
-# Everything of the machine is in a control group, and this ends it once nobody holds its input any more, however that came about.
+# All processes of the machine are in a control group. This ends the group once no process holds
+# the other end of its input.
 # systemd-nspawn itself ends after the machine, and cleans up.
 GUARD = """
 read -r _
@@ -100,7 +101,7 @@ class Machine:
                 if state in ("running", "degraded"):
                     break
             time.sleep(0.05)
-        # Clients of this program are on the machine's network from now on, and nobody else is.
+        # From now on the clients of this program are on the machine's network, and no others.
         with open(f"/proc/{self.leader}/ns/net") as network:
             libc = ctypes.CDLL(None, use_errno=True)
             if libc.setns(network.fileno(), CLONE_NEWNET):

@@ -7,10 +7,10 @@ import socket
 import ssl
 import time
 
-from clients import PATIENCE, Client, Newcomers, Sessions
+from clients import PATIENCE, Client, NewClients, Sessions
 from unit import CONTROL, ECHO, MORE_SERVER, TLS, WANTED, eventually
 
-# Sessions that stay, and newcomers a second.
+# Sessions that stay, and new clients a second.
 SESSIONS, PACE = 200, 300
 
 
@@ -74,10 +74,10 @@ def a_reload_is_followed_and_a_bad_one_changes_nothing(unit):
     assert is_refused(WANTED)
 
 
-def a_restart_refuses_nobody_and_sessions_go_on(unit):
-    sessions, newcomers = Sessions(ECHO, SESSIONS), Newcomers(ECHO, PACE)
+def a_restart_refuses_no_client_and_sessions_go_on(unit):
+    sessions, new_clients = Sessions(ECHO, SESSIONS), NewClients(ECHO, PACE)
     sessions.go_on()
-    newcomers.more(PACE)
+    new_clients.more(PACE)
     before = unit.process()
     mark = len(unit.journal())
     took = []
@@ -86,16 +86,17 @@ def a_restart_refuses_nobody_and_sessions_go_on(unit):
         unit.systemctl("restart", "wharf.service")
         took.append(time.monotonic() - start)
         sessions.go_on()
-        newcomers.more(PACE // 2)
+        new_clients.more(PACE // 2)
     assert unit.process() != before
     left = re.findall(r"left=(\d+) stayed=(\{.*?\})", unit.journal()[mark:])
     assert len(left) == 2 and all(int(count) >= SESSIONS for count, _ in left), left
     unit.has_no_faults()
     unit.sockets_are_stored()
-    said, came = sessions.end(), newcomers.end()
+    said, came = sessions.end(), new_clients.end()
     return (
-        f"{SESSIONS} sessions, {said} numbered answers; {came} newcomers at {PACE}/s, none waited for more than "
-        f"{newcomers.longest:.1f} s; restarts took {took[0]:.1f} and {took[1]:.1f} s"
+        f"{SESSIONS} sessions, {said} numbered answers; {came} new clients at {PACE}/s, "
+        f"none waited for more than {new_clients.longest:.1f} s; "
+        f"restarts took {took[0]:.1f} and {took[1]:.1f} s"
     )
 
 
@@ -122,12 +123,12 @@ def a_tls_session_finishes_before_a_restart(unit):
     old.ask()
     restart = unit.restart_begins()
     assert '"tls": 1' in unit.says("sessions wait for the next process", mark)
-    newcomer = Client(ECHO)
-    newcomer.say()
+    new_client = Client(ECHO)
+    new_client.say()
     old.ask()
     old.close()
     unit.machine.finish(restart)
-    newcomer.hear()
+    new_client.hear()
 
 
 def a_stop_lets_sessions_finish_and_leaves_nothing(unit):
@@ -135,7 +136,7 @@ def a_stop_lets_sessions_finish_and_leaves_nothing(unit):
     for client in clients:
         client.ask()
     stop = unit.machine.start("systemctl", "stop", "wharf.service")
-    eventually("newcomers are refused", lambda: is_refused(ECHO))
+    eventually("new clients are refused", lambda: is_refused(ECHO))
     for client in clients:
         client.ask()
         client.close()
@@ -144,23 +145,23 @@ def a_stop_lets_sessions_finish_and_leaves_nothing(unit):
     assert unit.stored() == 0, f"{unit.stored()} are in the store"
 
 
-def a_crash_refuses_nobody(unit):
+def a_crash_refuses_no_client(unit):
     unit.is_started()
     unit.sockets_are_stored()
-    before, newcomers = unit.process(), Newcomers(ECHO, 20)
+    before, new_clients = unit.process(), NewClients(ECHO, 20)
     unit.signal("KILL")
     eventually("it is gone", lambda: unit.process() != before)
     waits = Client(ECHO)
     waits.say()
     waits.hear()
-    newcomers.more(1)
+    new_clients.more(1)
     assert unit.process() not in (0, before) and unit.show("NRestarts") == "1"
-    # Whoever came before it was killed, and was not answered, is lost with the process.
-    newcomers.over = True
-    newcomers.thread.join(PATIENCE)
-    refused = [problem for problem in newcomers.problems if "refused" in problem]
+    # Clients that were not answered before the kill are lost with the process.
+    new_clients.over = True
+    new_clients.thread.join(PATIENCE)
+    refused = [problem for problem in new_clients.problems if "refused" in problem]
     assert not refused, refused
-    return f"a newcomer waited for {newcomers.longest:.1f} s"
+    return f"a new client waited for {new_clients.longest:.1f} s"
 
 
 def a_process_that_hangs_is_ended_and_comes_back(unit):
@@ -196,12 +197,12 @@ def upgraded(unit, *arguments, stays=0):
 
 def an_upgrade_is_followed_and_the_next_restart_too(unit):
     unit.sockets_are_stored()
-    sessions, newcomers = Sessions(ECHO, SESSIONS), Newcomers(ECHO, PACE)
+    sessions, new_clients = Sessions(ECHO, SESSIONS), NewClients(ECHO, PACE)
     sessions.go_on()
     mark = len(unit.journal())
     main = upgraded(unit, "--program", "/usr/local/bin/wharf")
     sessions.go_on()
-    newcomers.more(PACE // 2)
+    new_clients.more(PACE // 2)
     unit.systemctl("reload", "wharf.service")
     assert unit.is_active()
     eventually("the old process ends", lambda: unit.processes() == [main])
@@ -209,13 +210,16 @@ def an_upgrade_is_followed_and_the_next_restart_too(unit):
     unit.systemctl("restart", "wharf.service")
     assert unit.process() != main
     sessions.go_on()
-    newcomers.more(PACE // 2)
+    new_clients.more(PACE // 2)
     unit.has_no_faults()
-    said, came = sessions.end(), newcomers.end()
+    said, came = sessions.end(), new_clients.end()
     # systemd would not wait for the end of what is no child of its own.
     wrong = [line for line in unit.journal()[mark:].splitlines() if "not our child" in line or "SIGKILL" in line]
     assert not wrong, "\n".join(wrong)
-    return f"{SESSIONS} sessions, {said} numbered answers; {came} newcomers, none waited for more than {newcomers.longest:.1f} s"
+    return (
+        f"{SESSIONS} sessions, {said} numbered answers; {came} new clients, "
+        f"none waited for more than {new_clients.longest:.1f} s"
+    )
 
 
 def a_crash_after_an_upgrade_is_noticed_while_the_old_process_drains(unit):
@@ -251,15 +255,15 @@ def a_socket_unit_is_taken_and_waits_over_a_restart(unit):
     assert unit.is_active()
     # systemd has that socket anyway, so that only the other server's is in the store.
     eventually("the other one is stored", lambda: unit.stored() == 1)
-    sessions, newcomers = Sessions(ECHO, 20), Newcomers(ECHO, 100)
+    sessions, new_clients = Sessions(ECHO, 20), NewClients(ECHO, 100)
     sessions.go_on()
     unit.systemctl("restart", "wharf.service")
     sessions.go_on()
-    newcomers.more(100)
+    new_clients.more(100)
     first.ask()
     eventually("the other one is stored again", lambda: unit.stored() == 1)
     sessions.end()
-    newcomers.end()
+    new_clients.end()
     unit.signal("KILL")
     waits = Client(ECHO)
     waits.ask()
@@ -273,11 +277,11 @@ PROMISES = [
     a_start_returns_when_every_server_serves,
     nothing_that_it_needs_is_forbidden,
     a_reload_is_followed_and_a_bad_one_changes_nothing,
-    a_restart_refuses_nobody_and_sessions_go_on,
+    a_restart_refuses_no_client_and_sessions_go_on,
     a_mistake_in_the_configuration_can_be_mended_before_sessions_are_lost,
     a_tls_session_finishes_before_a_restart,
     a_stop_lets_sessions_finish_and_leaves_nothing,
-    a_crash_refuses_nobody,
+    a_crash_refuses_no_client,
     a_process_that_hangs_is_ended_and_comes_back,
     an_upgrade_is_followed_and_the_next_restart_too,
     a_crash_after_an_upgrade_is_noticed_while_the_old_process_drains,
