@@ -17,7 +17,7 @@ use super::args::{Cli, ServeArgs};
 use super::fd_store::{SESSIONS, SystemdStore, listens};
 use super::signals::{Request, Signals};
 use super::systemd::{self, HandedDescriptors};
-use super::upgrade::{self, Successors};
+use super::upgrade::{self, Upgrader};
 use crate::config::{Config, STOP_GRACE_DEFAULT, default_cache_dir, registries};
 use crate::control::{Control, ControlConfig, Reload};
 use crate::net::SocketOptions;
@@ -91,7 +91,7 @@ fn serve(arguments: &ServeArgs, upgrade_client: &mut Option<UpgradeClient>) -> R
     let control = config.control.clone();
     // The API's sockets are opened before any server accepts. The API answers once all servers
     // accept.
-    let successors = Successors::of_this_process();
+    let upgrader = Upgrader::of_this_process();
     let endpoints =
         upgrade_client.as_mut().map(|left| std::mem::take(&mut left.endpoints)).unwrap_or_default();
     let opening = control.as_ref().map(|control| Control::open(control, endpoints)).transpose()?;
@@ -141,10 +141,10 @@ fn serve(arguments: &ServeArgs, upgrade_client: &mut Option<UpgradeClient>) -> R
             .serves(Arc::clone(&servers), endpoints, begins)
             .map_err(|problem| anyhow!("the process before this one serves on: {problem}"))?;
     }
-    let upgrade = Some(successors.upgrade());
+    let upgrade = Some(upgrader.upgrade());
     let control =
         opening.map(|opening| opening.serve(Arc::clone(&servers), reload.clone(), upgrade));
-    let steering = steer(&servers, &reload, (file.is_some(), store), signals, successors.sent());
+    let steering = steer(&servers, &reload, (file.is_some(), store), signals, upgrader.sent());
     let done = host.runtime().block_on(steering);
     drop(control);
     done

@@ -103,14 +103,14 @@ pub(super) fn upgrade_client() -> Result<Option<UpgradeClient>> {
 }
 
 /// Starts new processes that take the place of this one.
-pub(super) struct Successors {
+pub(super) struct Upgrader {
     program: Option<PathBuf>,
     arguments: Vec<OsString>,
     /// Set once a new process serves: the time that remaining sessions may go on here.
     sent: watch::Sender<Option<Duration>>,
 }
 
-impl Successors {
+impl Upgrader {
     /// Records the program and the arguments of this process.
     pub(super) fn of_this_process() -> Arc<Self> {
         // Read now: the system reports another path once another file lies there.
@@ -126,10 +126,10 @@ impl Successors {
 
     /// The function by which the control API requests an upgrade.
     pub(super) fn upgrade(self: &Arc<Self>) -> Upgrade {
-        let successors = Arc::clone(self);
+        let upgrader = Arc::clone(self);
         Upgrade::new(move |servers: Arc<Servers>, wish| {
-            let successors = Arc::clone(&successors);
-            async move { successors.start(servers, wish).await }
+            let upgrader = Arc::clone(&upgrader);
+            async move { upgrader.start(servers, wish).await }
         })
     }
 
