@@ -13,7 +13,7 @@ use super::pending::PendingChanges;
 use super::progress::{Progress, SwapProgress, UnderWay};
 use super::publish::{History, Versions};
 use super::report::SwapError;
-use super::state_dir::StateFolder;
+use super::state_dir::StateDir;
 use crate::locks::lock;
 use crate::plugin::{EventProcedure, Plugin};
 
@@ -33,7 +33,7 @@ pub(crate) struct Rollout {
     /// New sessions hold it while they start. An atomic migration closes it for a moment.
     pub(super) entrance: RwLock<()>,
     /// Where the history is recorded.
-    pub(super) records: Option<Arc<StateFolder>>,
+    pub(super) records: Option<Arc<StateDir>>,
     /// Another process owns the server. This process changes no versions and no records.
     relinquished: AtomicBool,
 }
@@ -56,7 +56,7 @@ impl Rollout {
     pub(crate) fn new(
         current: Arc<EventProcedure>,
         history: History,
-        records: Option<Arc<StateFolder>>,
+        records: Option<Arc<StateDir>>,
     ) -> Self {
         Self {
             versions: Versions::new(current, history),

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{Revision, StateFolder};
+use super::{Revision, StateDir};
 use crate::files::{own_folder, scratch};
 use crate::plugin::digest;
 
@@ -18,7 +18,7 @@ pub fn version_record(bytes: &[u8]) -> bool {
         let kept = own.join(format!("{}.wasm", digest(COMPONENT)));
         fs::write(&kept, COMPONENT).expect("room");
         let configured = digest(b"configured");
-        match StateFolder::at(folder.to_owned()).read("echo", &configured) {
+        match StateDir::at(folder.to_owned()).read("echo", &configured) {
             Ok(recorded) => {
                 let recorded = recorded.expect("there is a record");
                 for generation in &recorded.generations {

@@ -64,7 +64,7 @@ pub use self::report::{SwapError, SwapReport};
 pub use self::rules::{CanaryRules, HeldUp, SwapPolicy, SwapRules, VERSIONS_MAX};
 pub(crate) use self::stage::has_room_for;
 pub(crate) use self::state_dir::Recorded;
-pub use self::state_dir::{RecordError, StateFolder};
+pub use self::state_dir::{RecordError, StateDir};
 
 /// Loads a plugin and swaps it in.
 ///

@@ -87,7 +87,7 @@ pub(crate) struct NotRead {
 
 /// State directory: the folder of all records of a process.
 #[derive(Debug)]
-pub struct StateFolder {
+pub struct StateDir {
     folder: PathBuf,
     /// Admits one writer at a time.
     writing: Mutex<()>,
@@ -110,7 +110,7 @@ pub(crate) struct Recorded {
     pub(crate) swapped: Option<(Revision, PathBuf)>,
 }
 
-impl StateFolder {
+impl StateDir {
     /// Creates a state directory at this path. The folder is created when the first record is
     /// written.
     #[must_use]

@@ -16,7 +16,7 @@ use crate::handover::FdStore;
 use crate::plugin::{
     Capacity, Compiler, Engine, EngineConfig, EngineError, Loader, prepare_thread,
 };
-use crate::rollout::StateFolder;
+use crate::rollout::StateDir;
 use crate::sched::{Lane, Quota, RunQueueStatus, stalls};
 use crate::service::HostNotice;
 use crate::service::Workers;
@@ -91,7 +91,7 @@ struct Ground {
     sessions_given: bool,
     clients: Arc<Count>,
     tenants: Tenants,
-    records: Option<Arc<StateFolder>>,
+    records: Option<Arc<StateDir>>,
     notices: broadcast::Sender<HostNotice>,
     fd_store: OnceLock<Arc<dyn FdStore>>,
     /// Set when only the next process may change the descriptor store.
@@ -137,7 +137,7 @@ impl Host {
             sessions_given: config.sessions_max > 0,
             clients,
             tenants: Tenants::default(),
-            records: config.state_dir.clone().map(|folder| Arc::new(StateFolder::at(folder))),
+            records: config.state_dir.clone().map(|folder| Arc::new(StateDir::at(folder))),
             notices,
             fd_store: OnceLock::new(),
             shelf_is_left: AtomicBool::new(false),
@@ -303,7 +303,7 @@ impl Host {
     }
 
     /// Folder for records of swaps.
-    pub(super) fn records(&self) -> Option<&Arc<StateFolder>> {
+    pub(super) fn records(&self) -> Option<&Arc<StateDir>> {
         self.0.records.as_ref()
     }
 

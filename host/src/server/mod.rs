@@ -34,7 +34,7 @@ pub use sessions::SessionView;
 
 pub use crate::rollout::{
     CanaryOptions, CanaryRules, CanaryStatus, FetchError, HISTORY_MAX, HeldUp, RecordError,
-    Revision, RevisionOrigin, RevisionState, SWAP_DEADLINE, StateFolder, SwapError, SwapPolicy,
+    Revision, RevisionOrigin, RevisionState, SWAP_DEADLINE, StateDir, SwapError, SwapPolicy,
     SwapProgress, SwapReport, SwapRules, SwapStage, VERSIONS_MAX,
 };
 pub use crate::service::{
