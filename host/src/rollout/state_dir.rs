@@ -201,7 +201,7 @@ impl StateDir {
         let found = record
             .generations
             .iter()
-            .find(|generation| generation.standing == RevisionState::InForce)
+            .find(|generation| generation.state == RevisionState::InForce)
             .cloned();
         let in_force = found.ok_or_else(|| wrong("it has nothing in force".into()))?;
         let component = self.component(server, &in_force.digest);
@@ -322,7 +322,7 @@ impl StateDir {
     /// Removes components that no roll-back needs any more.
     fn tidy(&self, server: &str, record: &Record) {
         let mut wanted: Vec<&str> = Vec::new();
-        let by_need = |generation: &&Revision| generation.standing != RevisionState::InForce;
+        let by_need = |generation: &&Revision| generation.state != RevisionState::InForce;
         let mut generations: Vec<_> = record.generations.iter().rev().collect();
         generations.sort_by_key(by_need);
         for generation in generations {

@@ -61,7 +61,7 @@ fn going_back_passes_a_version_that_came_twice() {
     assert!(matches!(again, Err(SwapError::NothingBefore)), "{again:?}");
     let taken_back = || RevisionState::TakenBack("asked".into());
     let states: Vec<_> =
-        server.generations().into_iter().map(|(generation, _)| generation.standing).collect();
+        server.generations().into_iter().map(|(generation, _)| generation.state).collect();
     assert_eq!(states, [RevisionState::InForce, taken_back(), taken_back()]);
 }
 

@@ -74,7 +74,7 @@ fn states(server: &ServerHandle) -> Vec<(u64, RevisionState)> {
     server
         .generations()
         .into_iter()
-        .map(|(generation, _)| (generation.number, generation.standing))
+        .map(|(generation, _)| (generation.number, generation.state))
         .collect()
 }
 

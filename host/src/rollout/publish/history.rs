@@ -63,14 +63,14 @@ pub struct Revision {
     pub since: u64,
     /// State of the revision.
     #[serde(flatten)]
-    pub standing: RevisionState,
+    pub state: RevisionState,
     /// Faults that the version was rolled back for, if faults were the reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub faults: Option<FaultFigures>,
 }
 
 impl Revision {
-    fn new(number: u64, plugin: &Plugin, how: RevisionOrigin, standing: RevisionState) -> Self {
+    fn new(number: u64, plugin: &Plugin, how: RevisionOrigin, state: RevisionState) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let (name, version) = (plugin.name().to_owned(), plugin.version().to_owned());
         let (digest, file) = (plugin.digest().to_owned(), plugin.file().to_owned());
@@ -83,7 +83,7 @@ impl Revision {
             file,
             how,
             since,
-            standing,
+            state,
             faults: None,
         }
     }
@@ -130,12 +130,12 @@ impl History {
     ) -> Self {
         let last = generations.iter().map(|generation| generation.number).max().unwrap_or(0);
         let with = |mut generation: Revision| {
-            if generation.standing == RevisionState::Canary {
+            if generation.state == RevisionState::Canary {
                 // The canary ran when the process ended, and does not run any more.
-                generation.standing = RevisionState::TakenBack("restart".into());
+                generation.state = RevisionState::TakenBack("restart".into());
             }
             let known =
-                generation.standing == RevisionState::InForce && generation.is(procedure.plugin());
+                generation.state == RevisionState::InForce && generation.is(procedure.plugin());
             (generation, if known { Arc::downgrade(procedure) } else { Weak::new() })
         };
         let mut history =
@@ -160,20 +160,20 @@ impl History {
         &mut self,
         procedure: &Arc<EventProcedure>,
         how: RevisionOrigin,
-        standing: RevisionState,
+        state: RevisionState,
     ) -> u64 {
-        if standing == RevisionState::InForce {
+        if state == RevisionState::InForce {
             self.supersede();
         }
         self.last += 1;
-        let generation = Revision::new(self.last, procedure.plugin(), how, standing);
+        let generation = Revision::new(self.last, procedure.plugin(), how, state);
         self.generations.push_back((generation, Arc::downgrade(procedure)));
         if self.generations.len() > HISTORY_MAX {
             // The current revision may be the oldest of all.
             let oldest = self
                 .generations
                 .iter()
-                .position(|(generation, _)| generation.standing != RevisionState::InForce);
+                .position(|(generation, _)| generation.state != RevisionState::InForce);
             self.generations.remove(oldest.unwrap_or(0));
         }
         self.last
@@ -181,8 +181,8 @@ impl History {
 
     fn supersede(&mut self) {
         for (generation, _) in &mut self.generations {
-            if generation.standing == RevisionState::InForce {
-                generation.standing = RevisionState::Superseded;
+            if generation.state == RevisionState::InForce {
+                generation.state = RevisionState::Superseded;
             }
         }
     }
@@ -194,7 +194,7 @@ impl History {
         let rank = |(generation, known): &(Revision, Weak<EventProcedure>)| match () {
             () if known.as_ptr() == Arc::as_ptr(procedure) => Some(2),
             () if generation.is(procedure.plugin()) => {
-                Some(u8::from(generation.standing == RevisionState::InForce))
+                Some(u8::from(generation.state == RevisionState::InForce))
             }
             () => None,
         };
@@ -211,7 +211,7 @@ impl History {
         self.supersede();
         match self.generations.iter_mut().find(|(one, _)| one.number == number) {
             Some((generation, known)) => {
-                (generation.standing, *known) = (RevisionState::InForce, Arc::downgrade(procedure));
+                (generation.state, *known) = (RevisionState::InForce, Arc::downgrade(procedure));
                 number
             }
             // The revision was forgotten meanwhile.
@@ -228,7 +228,7 @@ impl History {
     ) {
         for (generation, known) in &mut self.generations {
             if known.as_ptr() == Arc::as_ptr(procedure) {
-                (generation.standing, generation.faults) =
+                (generation.state, generation.faults) =
                     (RevisionState::TakenBack(why.to_owned()), faults.copied());
             }
         }
@@ -239,7 +239,7 @@ impl History {
         let in_force = self
             .generations
             .iter()
-            .find(|(generation, _)| generation.standing == RevisionState::InForce);
+            .find(|(generation, _)| generation.state == RevisionState::InForce);
         in_force.map_or(0, |(generation, _)| generation.number)
     }
 
@@ -249,7 +249,7 @@ impl History {
         let in_force = self.in_force();
         let mut earlier = self.generations.iter().rev().filter(|(one, _)| one.number < in_force);
         let (generation, known) =
-            earlier.find(|(one, _)| one.standing == RevisionState::Superseded)?;
+            earlier.find(|(one, _)| one.state == RevisionState::Superseded)?;
         Some((generation.clone(), known.upgrade()))
     }
 

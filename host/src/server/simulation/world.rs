@@ -146,7 +146,7 @@ impl World {
             .revisions()
             .iter()
             .map(|one| {
-                let stands = match one.standing {
+                let stands = match one.state {
                     RevisionState::InForce => Stands::InForce,
                     RevisionState::Canary => Stands::Canary,
                     RevisionState::Superseded => Stands::Superseded,
