@@ -37,7 +37,7 @@ const LIMITS: [(&str, &str); 4] =
     [("LIMIT", "/key"), ("VALUE", "/value"), ("UNIT", "/unit"), ("FROM", "/origin")];
 
 /// Columns of a list of versions.
-const GENERATIONS: [(&str, &str); 8] = [
+const REVISIONS: [(&str, &str); 8] = [
     ("NUMBER", "/number"),
     ("NAME", "/name"),
     ("VERSION", "/version"),
@@ -81,7 +81,7 @@ pub(super) fn render(value: &Value) -> String {
         let more = if value["more"] == true { "\n(more: see --after and --limit)" } else { "" };
         return table(&SESSIONS, sessions) + more;
     }
-    if let Some(generations) = list("generations") {
+    if let Some(revisions) = list("generations") {
         let canary = &value["canary"];
         let tried = match canary.is_object() {
             true => format!(
@@ -93,8 +93,8 @@ pub(super) fn render(value: &Value) -> String {
             ),
             false => String::new(),
         };
-        let blamed: String = generations.iter().filter_map(blamed).collect();
-        return table(&GENERATIONS, generations) + &blamed + &tried;
+        let blamed: String = revisions.iter().filter_map(blamed).collect();
+        return table(&REVISIONS, revisions) + &blamed + &tried;
     }
     for (key, columns) in [("limits", &LIMITS[..]), ("tenants", &TENANTS[..])] {
         if let Some(rows) = list(key) {
@@ -113,8 +113,8 @@ pub(super) fn render(value: &Value) -> String {
 }
 
 /// A line about a version that was taken back because of faults.
-fn blamed(generation: &Value) -> Option<String> {
-    let of = |key: &str| generation.get("faults")?.get(key);
+fn blamed(revision: &Value) -> Option<String> {
+    let of = |key: &str| revision.get("faults")?.get(key);
     let count = |key: &str| of(key).map_or("-".into(), cell);
     let rate =
         |key: &str| of(key).and_then(Value::as_f64).map_or("-".into(), |rate| format!("{rate:.3}"));
@@ -122,7 +122,7 @@ fn blamed(generation: &Value) -> Option<String> {
     Some(format!(
         "\nnumber {}: {} faults, {} excused by {} replays, at {} of {} addresses; rate {}, before \
          {}",
-        cell(&generation["number"]),
+        cell(&revision["number"]),
         count("faults"),
         count("excused"),
         count("replayed"),

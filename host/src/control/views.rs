@@ -252,7 +252,8 @@ impl Notice {
 pub(super) struct Swap {
     from: String,
     to: String,
-    generation: u64,
+    #[serde(rename = "generation")]
+    revision: u64,
     moved: usize,
     stayed: BTreeMap<String, usize>,
     lost: BTreeMap<String, usize>,
@@ -270,7 +271,7 @@ impl Swap {
         let SwapReport {
             from,
             to,
-            generation,
+            revision,
             moved,
             stayed,
             lost,
@@ -282,7 +283,7 @@ impl Swap {
         Self {
             from,
             to,
-            generation,
+            revision,
             moved,
             stayed,
             lost,
@@ -327,12 +328,14 @@ pub(super) struct History {
     /// Whether the versions are recorded on disk.
     recorded: bool,
     canary: Option<Canary>,
-    generations: Vec<Generation>,
+    #[serde(rename = "generations")]
+    revisions: Vec<Revision>,
 }
 
 #[derive(Serialize)]
 struct Canary {
-    generation: u64,
+    #[serde(rename = "generation")]
+    revision: u64,
     plugin: String,
     share: f64,
     sessions: u64,
@@ -341,25 +344,25 @@ struct Canary {
 }
 
 #[derive(Serialize)]
-struct Generation {
+struct Revision {
     #[serde(flatten)]
-    generation: server::Revision,
+    revision: server::Revision,
     sessions: usize,
 }
 
 impl History {
     pub(super) fn of(server: &ServerHandle) -> Self {
         let canary = server.canary_seen().map(|seen| Canary {
-            generation: seen.generation,
+            revision: seen.revision,
             plugin: seen.plugin,
             share: seen.share,
             sessions: seen.sessions,
             faulted: seen.faulted,
             left_seconds: seen.left.as_secs_f64(),
         });
-        let with = |(generation, sessions)| Generation { generation, sessions };
-        let generations = server.generations().into_iter().map(with).collect();
-        Self { recorded: server.keeps_records(), canary, generations }
+        let with = |(revision, sessions)| Revision { revision, sessions };
+        let revisions = server.revisions().into_iter().map(with).collect();
+        Self { recorded: server.keeps_records(), canary, revisions }
     }
 }
 

@@ -38,7 +38,7 @@ impl CanaryOptions {
 #[derive(Debug, Clone, PartialEq)]
 pub struct CanaryStatus {
     /// Number of the canary's revision.
-    pub generation: u64,
+    pub revision: u64,
     /// Name and version.
     pub plugin: String,
     /// Share of new sessions that get the canary.
@@ -163,7 +163,7 @@ impl Canary {
 
     pub(crate) fn seen(&self) -> CanaryStatus {
         CanaryStatus {
-            generation: self.number,
+            revision: self.number,
             plugin: self.procedure.plugin().label(),
             share: self.rules.share,
             sessions: self.sessions.load(Ordering::Relaxed),

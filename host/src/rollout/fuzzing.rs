@@ -21,14 +21,14 @@ pub fn version_record(bytes: &[u8]) -> bool {
         match StateDir::at(folder.to_owned()).read("echo", &configured) {
             Ok(recorded) => {
                 let recorded = recorded.expect("there is a record");
-                for generation in &recorded.generations {
-                    assert!(generation.number.checked_add(1).is_some(), "{}", generation.number);
-                    assert_eq!(generation.digest.len(), configured.len());
-                    assert!(!generation.digest.contains(['/', '.']), "{}", generation.digest);
+                for revision in &recorded.revisions {
+                    assert!(revision.number.checked_add(1).is_some(), "{}", revision.number);
+                    assert_eq!(revision.digest.len(), configured.len());
+                    assert!(!revision.digest.contains(['/', '.']), "{}", revision.digest);
                 }
-                let written = serde_json::to_vec(&recorded.generations).expect("JSON");
+                let written = serde_json::to_vec(&recorded.revisions).expect("JSON");
                 let again: Vec<Revision> = serde_json::from_slice(&written).expect("its text");
-                assert_eq!(again, recorded.generations);
+                assert_eq!(again, recorded.revisions);
                 if let Some((_, component)) = recorded.swapped {
                     assert_eq!(component, kept);
                 }

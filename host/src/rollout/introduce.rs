@@ -51,11 +51,11 @@ impl VersionChange {
                 }
             }
             SwapPolicy::Pin => {
-                report.generation = publish()?;
+                report.revision = publish()?;
                 pin(&server.others(next), "pinned", report);
             }
             SwapPolicy::HandOff => {
-                report.generation = publish()?;
+                report.revision = publish()?;
                 let moves =
                     |(_, slot): &LiveSession| next.hands_over() && slot.current().hands_over();
                 let (movable, stuck) =
@@ -66,7 +66,7 @@ impl VersionChange {
                 }
             }
             SwapPolicy::Disconnect => {
-                report.generation = publish()?;
+                report.revision = publish()?;
                 let old = server.others(next);
                 old.iter().for_each(|(handle, _)| handle.stop());
                 report.ended = old.len();

@@ -93,7 +93,7 @@ impl VersionChange {
             let live = self.server.on(&canary.procedure);
             migrate(&*self.server, &before, live, &mut report).await;
         }
-        (report.rolled_back, report.generation) = (true, canary.number());
+        (report.rolled_back, report.revision) = (true, canary.number());
         self.record_quietly().await;
         report
     }

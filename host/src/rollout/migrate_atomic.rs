@@ -149,7 +149,7 @@ pub(super) async fn move_all(
         false => change.unless_stopping(|| None),
     };
     if let Ok(Some(number)) = published {
-        report.generation = number;
+        report.revision = number;
     }
     let all = matches!(published, Ok(Some(_)));
     // Ready sessions go on at once.

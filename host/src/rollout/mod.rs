@@ -172,7 +172,7 @@ async fn try_pending(
     let begin = |number| Canary::new(Arc::clone(&next), (&before, past), number, rules);
     let canary = change.unless_stopping(|| change.begin_canary(&next, begin))?;
     let mut report = SwapReport::between(&before, &next);
-    report.generation = canary.number();
+    report.revision = canary.number();
     // The judge starts at once, so that the canary ends even if the caller drops this future.
     env::beside(server.runtime(), judge(Arc::downgrade(server), Arc::clone(&canary)));
     CanaryBegan {

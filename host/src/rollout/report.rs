@@ -35,7 +35,7 @@ pub struct SwapReport {
     /// Name and version of the requested version.
     pub to: String,
     /// Number of the revision of the requested version. 0 if the version got none.
-    pub generation: u64,
+    pub revision: u64,
     /// Number of sessions that moved to the new version.
     pub moved: usize,
     /// Number of sessions that stayed on the old version, by reason.

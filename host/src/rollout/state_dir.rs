@@ -98,13 +98,14 @@ struct Record {
     format: u32,
     /// Digest of the plugin that the configuration named.
     configured: String,
-    generations: Vec<Revision>,
+    #[serde(rename = "generations")]
+    revisions: Vec<Revision>,
 }
 
 /// The record that a process left.
 pub(crate) struct Recorded {
     /// All revisions of the record, so that no number is given twice.
-    pub(crate) generations: Vec<Revision>,
+    pub(crate) revisions: Vec<Revision>,
     /// The current version with the file of its component. `None` if the version that the
     /// configuration names must start.
     pub(crate) swapped: Option<(Revision, PathBuf)>,
@@ -188,7 +189,7 @@ impl StateDir {
         if record.format != FORMAT {
             return Err(wrong(format!("expected format {FORMAT}, found {}", record.format)));
         }
-        if let Some(other) = record.generations.iter().find(|generation| !is_sound(generation)) {
+        if let Some(other) = record.revisions.iter().find(|revision| !is_sound(revision)) {
             return Err(wrong(format!(
                 "version {}: expected a number of at most {NUMBER_MAX}, and {DIGEST_CHARS} \
                  hexadecimal digits as digest",
@@ -196,18 +197,18 @@ impl StateDir {
             )));
         }
         if record.configured != configured {
-            return Ok(Some(Recorded { generations: record.generations, swapped: None }));
+            return Ok(Some(Recorded { revisions: record.revisions, swapped: None }));
         }
         let found = record
-            .generations
+            .revisions
             .iter()
-            .find(|generation| generation.state == RevisionState::InForce)
+            .find(|revision| revision.state == RevisionState::InForce)
             .cloned();
         let in_force = found.ok_or_else(|| wrong("it has nothing in force".into()))?;
         let component = self.component(server, &in_force.digest);
         if in_force.digest == configured {
             // The plugin is loaded from where the configuration says.
-            return Ok(Some(Recorded { generations: record.generations, swapped: None }));
+            return Ok(Some(Recorded { revisions: record.revisions, swapped: None }));
         }
         let kept = files::read(&component, COMPONENT_MAX_BYTES);
         let kept = kept.map_err(|error| {
@@ -222,12 +223,12 @@ impl StateDir {
                 component.display()
             )));
         }
-        Ok(Some(Recorded { generations: record.generations, swapped: Some((in_force, component)) }))
+        Ok(Some(Recorded { revisions: record.revisions, swapped: Some((in_force, component)) }))
     }
 
     /// Returns the file of a revision's kept component, if there is one.
-    pub(crate) fn kept(&self, server: &str, generation: &Revision) -> Option<PathBuf> {
-        Some(self.component(server, &generation.digest)).filter(|file| file.exists())
+    pub(crate) fn kept(&self, server: &str, revision: &Revision) -> Option<PathBuf> {
+        Some(self.component(server, &revision.digest)).filter(|file| file.exists())
     }
 
     /// Keeps a plugin's component, whose bytes `read` gets again. Blocks.
@@ -277,11 +278,11 @@ impl StateDir {
         &self,
         server: &str,
         configured: String,
-        generations: Vec<Revision>,
+        revisions: Vec<Revision>,
     ) -> Result<(), RecordError> {
         let _alone = lock(&self.writing);
         let file = self.of(server).join(RECORD);
-        let record = Record { format: FORMAT, configured, generations };
+        let record = Record { format: FORMAT, configured, revisions };
         let written = serde_json::to_vec_pretty(&record).map_err(io::Error::from);
         let written = written.and_then(|bytes| self.write(server, &file, &bytes));
         written.map_err(|error| {
@@ -322,12 +323,12 @@ impl StateDir {
     /// Removes components that no roll-back needs any more.
     fn tidy(&self, server: &str, record: &Record) {
         let mut wanted: Vec<&str> = Vec::new();
-        let by_need = |generation: &&Revision| generation.state != RevisionState::InForce;
-        let mut generations: Vec<_> = record.generations.iter().rev().collect();
-        generations.sort_by_key(by_need);
-        for generation in generations {
-            if !wanted.contains(&generation.digest.as_str()) && wanted.len() < COMPONENTS_MAX {
-                wanted.push(&generation.digest);
+        let by_need = |revision: &&Revision| revision.state != RevisionState::InForce;
+        let mut revisions: Vec<_> = record.revisions.iter().rev().collect();
+        revisions.sort_by_key(by_need);
+        for revision in revisions {
+            if !wanted.contains(&revision.digest.as_str()) && wanted.len() < COMPONENTS_MAX {
+                wanted.push(&revision.digest);
             }
         }
         let Ok(entries) = fs::read_dir(self.of(server)) else { return };
@@ -341,10 +342,10 @@ impl StateDir {
 }
 
 /// Whether later versions can be counted on from it, and its digest can be the name of a file.
-fn is_sound(generation: &Revision) -> bool {
+fn is_sound(revision: &Revision) -> bool {
     let is_digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    let digest = generation.digest.as_str();
-    generation.number <= NUMBER_MAX && digest.len() == DIGEST_CHARS && digest.bytes().all(is_digit)
+    let digest = revision.digest.as_str();
+    revision.number <= NUMBER_MAX && digest.len() == DIGEST_CHARS && digest.bytes().all(is_digit)
 }
 
 /// Removes a file. A file that stays does no harm, and the next record tries again.

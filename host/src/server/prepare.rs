@@ -143,7 +143,7 @@ impl ServerBuilder {
             Some(records) => records.read(name, named.digest())?,
             None => None,
         };
-        let Some(Recorded { generations, swapped }) = recorded else {
+        let Some(Recorded { revisions, swapped }) = recorded else {
             return Ok((Arc::clone(named), Vec::new()));
         };
         let plugin = match swapped {
@@ -154,7 +154,7 @@ impl ServerBuilder {
                 host.loader().share_as(&file, in_force.known(), &self.grants)?
             }
         };
-        Ok((plugin, generations))
+        Ok((plugin, revisions))
     }
 
     /// Claims room for the server's shared instances.

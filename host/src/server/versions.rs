@@ -119,13 +119,13 @@ impl ServerHandle {
     /// Returns the revisions of this server, the oldest first, each with its number of live
     /// sessions.
     #[must_use]
-    pub fn generations(&self) -> Vec<(Revision, usize)> {
+    pub fn revisions(&self) -> Vec<(Revision, usize)> {
         let live: Vec<_> =
             self.service.registry.handled().iter().map(|(_, slot)| slot.current()).collect();
-        let on = |generation: &Revision| {
+        let on = |revision: &Revision| {
             let is = |procedure: &&Arc<EventProcedure>| {
                 (procedure.plugin().digest(), procedure.plugin().label())
-                    == (&*generation.digest, generation.label())
+                    == (&*revision.digest, revision.label())
             };
             live.iter().filter(is).count()
         };
@@ -136,8 +136,8 @@ impl ServerHandle {
                 .iter()
                 .any(|later| later.digest == seen[at].digest && later.label() == seen[at].label())
         };
-        let count = |(at, generation): (usize, &Revision)| {
-            (generation.clone(), if last(at) { on(generation) } else { 0 })
+        let count = |(at, revision): (usize, &Revision)| {
+            (revision.clone(), if last(at) { on(revision) } else { 0 })
         };
         seen.iter().enumerate().map(count).collect()
     }

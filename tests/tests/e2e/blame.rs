@@ -145,7 +145,7 @@ fn stays(server: &ServerHandle, round: &str) {
 }
 
 fn last(server: &ServerHandle) -> Revision {
-    server.generations().last().expect("it has versions").0.clone()
+    server.revisions().last().expect("it has versions").0.clone()
 }
 
 /// Sends a byte, ends the stream, and waits for the end of the session.

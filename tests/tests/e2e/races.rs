@@ -55,13 +55,13 @@ fn going_back_passes_a_version_that_came_twice() {
     swap(&server, version('b'), SwapPolicy::HandOff);
     swap(&server, version('a'), SwapPolicy::HandOff);
     let back = || host().runtime().block_on(server.roll_back());
-    assert_eq!(back().expect("it goes back").generation, 2);
-    assert_eq!(back().expect("and further").generation, 1);
+    assert_eq!(back().expect("it goes back").revision, 2);
+    assert_eq!(back().expect("and further").revision, 1);
     let again = back();
     assert!(matches!(again, Err(SwapError::NothingBefore)), "{again:?}");
     let taken_back = || RevisionState::TakenBack("asked".into());
     let states: Vec<_> =
-        server.generations().into_iter().map(|(generation, _)| generation.state).collect();
+        server.revisions().into_iter().map(|(revision, _)| revision.state).collect();
     assert_eq!(states, [RevisionState::InForce, taken_back(), taken_back()]);
 }
 
@@ -83,7 +83,7 @@ fn swap_during_a_stop_publishes_nothing() {
             true
         });
         if met {
-            assert_eq!(server.generations().len(), 1);
+            assert_eq!(server.revisions().len(), 1);
             return;
         }
     }

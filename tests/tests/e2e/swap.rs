@@ -55,7 +55,7 @@ fn live_sessions_migrate_with_their_state() {
     }
     let report = hand_off(&server, version('b'));
     assert_eq!(
-        (report.moved, report.stayed.len(), report.ended, report.generation),
+        (report.moved, report.stayed.len(), report.ended, report.revision),
         (30, 0, 0, 2),
         "{report:?}"
     );
@@ -284,7 +284,7 @@ fn policies_pin_migrate_or_disconnect() {
     next(&mut Client::connect(server.address()), 'b', 1, 1);
     // The same plugin is no new version, and sessions left behind are asked again.
     let report = swap(&server, version('b'), SwapPolicy::HandOff);
-    assert_eq!((report.generation, report.moved, report.stayed.len()), (2, 1, 0));
+    assert_eq!((report.revision, report.moved, report.stayed.len()), (2, 1, 0));
     next(&mut client, 'b', 1, 3);
     let report = swap(&server, version('c'), SwapPolicy::Disconnect);
     assert!(report.ended >= 1, "{report:?}");

@@ -24,7 +24,7 @@ use wharf_tests::servers::{describe, eventually, fuel_alone, host, swap};
 const PREPARE: Duration = Duration::from_secs(60);
 
 fn bad(label: char, save: &str, restore: &str) -> Arc<Plugin> {
-    let name = format!("generation-{label}-{}-{}", save.len(), restore.len());
+    let name = format!("version-{label}-{}-{}", save.len(), restore.len());
     inline(&name, &versioned(label, save, restore))
 }
 
@@ -36,7 +36,7 @@ fn version(label: char) -> Arc<Plugin> {
 fn faulty() -> Arc<Plugin> {
     let text = versioned('x', "", "")
         .replace("(local.set $at (i32.const 2048))\n  (loop", "unreachable (loop");
-    inline("generation-faulty", &text)
+    inline("version-faulty", &text)
 }
 
 fn versions() -> ServerBuilder {
@@ -71,11 +71,7 @@ fn canary(
 }
 
 fn states(server: &ServerHandle) -> Vec<(u64, RevisionState)> {
-    server
-        .generations()
-        .into_iter()
-        .map(|(generation, _)| (generation.number, generation.state))
-        .collect()
+    server.revisions().into_iter().map(|(revision, _)| (revision.number, revision.state)).collect()
 }
 
 #[test]
@@ -87,7 +83,7 @@ fn atomic_migration_moves_all_sessions_or_none() {
     next(&mut all[7], 'a', 1, 2);
     let refuses = "(if (i32.eq (global.get $count) (i32.const 2)) (then unreachable))";
     let report = swap(&server, bad('b', "", refuses), SwapPolicy::AllOrNothing);
-    assert_eq!((report.moved, report.rolled_back, report.generation), (0, true, 0), "{report:?}");
+    assert_eq!((report.moved, report.rolled_back, report.revision), (0, true, 0), "{report:?}");
     assert_eq!(report.stayed["trap:unreachable"], 1, "{report:?}");
     assert_eq!(report.stayed["called-off"], 19, "{report:?}");
     assert_eq!(server.counters().notices.get("swap-refused"), Some(&1));
@@ -97,7 +93,7 @@ fn atomic_migration_moves_all_sessions_or_none() {
     // The instances that sessions prepared are gone again.
     eventually("one instance each", || host().engine().instances() <= 21 + 64);
     let report = swap(&server, version('b'), SwapPolicy::AllOrNothing);
-    assert_eq!((report.moved, report.stayed.len(), report.generation), (20, 0, 2), "{report:?}");
+    assert_eq!((report.moved, report.stayed.len(), report.revision), (20, 0, 2), "{report:?}");
     next(&mut all[7], 'b', 1, 4);
     next(&mut all[0], 'b', 1, 2);
     next(&mut Client::connect(server.address()), 'b', 1, 1);
@@ -140,7 +136,7 @@ fn first_failure_calls_off_preparing_sessions() {
         (1..=count(number)).for_each(|count| next(client, 'a', 1, count));
     }
     let report =
-        swap(&server, inline("generation-slow", &loops_and_traps('c')), SwapPolicy::AllOrNothing);
+        swap(&server, inline("version-slow", &loops_and_traps('c')), SwapPolicy::AllOrNothing);
     let of = |reason: &str| report.stayed.get(reason).copied().unwrap_or(0);
     let failed = of("trap:unreachable");
     assert!((1..40).contains(&failed), "{report:?}");
@@ -176,21 +172,21 @@ fn canary_gets_its_share_and_is_promoted() {
     let mut old = Client::connect(server.address());
     next(&mut old, 'a', 1, 1);
     let report = canary(&server, version('b'), CanaryOptions::default()).expect("it begins");
-    assert_eq!((report.moved, report.generation), (0, 2), "{report:?}");
+    assert_eq!((report.moved, report.revision), (0, 2), "{report:?}");
     let mut new_clients = clients(&server, 40);
     let tried = new_clients
         .iter_mut()
         .filter_map(|client| (client.send([1]).take(3)[0] == b'b').then_some(()));
     assert_eq!(tried.count(), 10);
     let seen = server.canary_seen().expect("it runs");
-    assert_eq!((seen.sessions, seen.faulted, seen.generation), (10, 0, 2), "{seen:?}");
+    assert_eq!((seen.sessions, seen.faulted, seen.revision), (10, 0, 2), "{seen:?}");
     // Other swaps are refused while a canary runs.
     let refused = host().runtime().block_on(server.swap(version('c'), SwapPolicy::HandOff));
     assert!(matches!(refused, Err(SwapError::CanaryRuns(_))), "{refused:?}");
     next(&mut old, 'a', 1, 2);
     eventually("it is promoted", || server.canary_seen().is_none());
     eventually("all have moved", || {
-        server.sessions(0, 100).iter().all(|one| one.plugin.contains("generation-b"))
+        server.sessions(0, 100).iter().all(|one| one.plugin.contains("version-b"))
     });
     next(&mut old, 'b', 1, 3);
     assert_eq!(states(&server), [(1, RevisionState::Superseded), (2, RevisionState::InForce)]);
@@ -211,11 +207,11 @@ fn atomic_promotion_of_a_canary_may_roll_back() {
     )
     .expect("it begins");
     let report = promote();
-    assert_eq!((report.moved, report.rolled_back, report.generation), (0, true, 0), "{report:?}");
+    assert_eq!((report.moved, report.rolled_back, report.revision), (0, true, 0), "{report:?}");
     assert_eq!(states(&server).last(), Some(&(2, RevisionState::TakenBack("called-off".into()))));
     canary(&server, version('b'), CanaryOptions::default()).expect("it begins");
     let report = promote();
-    assert_eq!((report.moved, report.rolled_back, report.generation), (5, false, 3), "{report:?}");
+    assert_eq!((report.moved, report.rolled_back, report.revision), (5, false, 3), "{report:?}");
     all.iter_mut().for_each(|client| next(client, 'b', 1, 2));
 }
 
@@ -237,7 +233,7 @@ fn faulty_canary_is_rolled_back() {
     next(&mut Client::connect(server.address()), 'a', 1, 1);
     // Idle sessions of the canary are on the old version now.
     eventually("it moved", || {
-        server.sessions(0, 9).iter().all(|one| one.plugin.contains("generation-a"))
+        server.sessions(0, 9).iter().all(|one| one.plugin.contains("version-a"))
     });
     next(&mut quiet, 'a', 1, 1);
 }
@@ -266,11 +262,11 @@ fn canary_of_live_sessions_follows_the_operator() {
     let count = |label: &str| {
         server.sessions(0, 100).iter().filter(|one| one.plugin.contains(label)).count()
     };
-    assert_eq!((count("generation-a"), count("generation-b")), (10, 10));
+    assert_eq!((count("version-a"), count("version-b")), (10, 10));
     let run = |work: fn(&ServerHandle) -> Result<SwapReport, SwapError>| work(&server);
     let back =
         run(|server| host().runtime().block_on(server.roll_back())).expect("it is taken back");
-    assert_eq!((back.moved, count("generation-b")), (10, 0), "{back:?}");
+    assert_eq!((back.moved, count("version-b")), (10, 0), "{back:?}");
     assert!(matches!(
         run(|server| host().runtime().block_on(server.promote())),
         Err(SwapError::NoCanary)
@@ -281,7 +277,7 @@ fn canary_of_live_sessions_follows_the_operator() {
     ));
     canary(&server, version('b'), options).expect("it begins again");
     let report = run(|server| host().runtime().block_on(server.promote())).expect("it is promoted");
-    assert_eq!((report.moved, count("generation-b")), (10, 20), "{report:?}");
+    assert_eq!((report.moved, count("version-b")), (10, 20), "{report:?}");
     all.iter_mut().for_each(|client| next(client, 'b', 1, 2));
     let wrong = canary(&server, version('c'), CanaryOptions { share: Some(1.5), ..options });
     assert!(wrong.is_err_and(|error| error.to_string().contains("share")));
@@ -315,15 +311,15 @@ fn each_roll_back_goes_one_version_further() {
         next(&mut client, label, 1, number);
     }
     let back = || host().runtime().block_on(server.roll_back());
-    assert_eq!(back().expect("it goes back").generation, 2);
+    assert_eq!(back().expect("it goes back").revision, 2);
     next(&mut client, 'b', 1, 4);
-    assert_eq!(back().expect("and further").generation, 1);
+    assert_eq!(back().expect("and further").revision, 1);
     next(&mut client, 'a', 1, 5);
     assert!(matches!(back(), Err(SwapError::NothingBefore)));
     let asked = || RevisionState::TakenBack("asked".into());
     assert_eq!(states(&server), [(1, RevisionState::InForce), (2, asked()), (3, asked())]);
     // Numbers of revisions are not used again.
-    assert_eq!(swap(&server, version('b'), SwapPolicy::HandOff).generation, 4);
+    assert_eq!(swap(&server, version('b'), SwapPolicy::HandOff).revision, 4);
 }
 
 #[test]
@@ -343,7 +339,7 @@ fn live_versions_are_limited() {
         .expect_err("there are three");
     assert!(
         matches!(refused, SwapError::TooManyVersions(_))
-            && refused.to_string().contains("generation-a"),
+            && refused.to_string().contains("version-a"),
         "{refused}"
     );
     drop(pinned.remove(0));

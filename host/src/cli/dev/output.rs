@@ -105,8 +105,8 @@ pub(super) fn took(time: Duration) -> String {
 
 /// The result of a swap, in one line.
 pub(super) fn swapped(report: &SwapReport, took: &str) -> String {
-    let SwapReport { to, generation, moved, stayed, lost, rolled_back, ended, .. } = report;
-    let mut words = match (rolled_back, generation) {
+    let SwapReport { to, revision, moved, stayed, lost, rolled_back, ended, .. } = report;
+    let mut words = match (rolled_back, revision) {
         (true, _) => {
             format!(
                 "{to} was taken back, too many sessions could not move to it; the build before it \
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn swap_is_reported_in_one_line() {
         let mut report =
-            SwapReport { to: "echo 2".into(), generation: 3, moved: 12, ..SwapReport::default() };
+            SwapReport { to: "echo 2".into(), revision: 3, moved: 12, ..SwapReport::default() };
         assert_eq!(
             swapped(&report, "5 ms"),
             "version 3 is in force: echo 2; 12 sessions moved; in 5 ms"

@@ -109,14 +109,14 @@ impl Revision {
 pub(crate) struct History {
     /// Digest of the plugin that the configuration names.
     configured: String,
-    generations: VecDeque<(Revision, Weak<EventProcedure>)>,
+    revisions: VecDeque<(Revision, Weak<EventProcedure>)>,
     last: u64,
 }
 
 impl History {
     /// Creates the history of a server that starts with this procedure.
     pub(crate) fn new(configured: String, procedure: &Arc<EventProcedure>) -> Self {
-        let mut history = Self { configured, generations: VecDeque::new(), last: 0 };
+        let mut history = Self { configured, revisions: VecDeque::new(), last: 0 };
         history.put(procedure, RevisionOrigin::Start, RevisionState::InForce);
         history
     }
@@ -125,22 +125,21 @@ impl History {
     /// than the recorded current one, that version becomes a new revision.
     pub(crate) fn resumed(
         configured: String,
-        generations: Vec<Revision>,
+        revisions: Vec<Revision>,
         procedure: &Arc<EventProcedure>,
     ) -> Self {
-        let last = generations.iter().map(|generation| generation.number).max().unwrap_or(0);
-        let with = |mut generation: Revision| {
-            if generation.state == RevisionState::Canary {
+        let last = revisions.iter().map(|revision| revision.number).max().unwrap_or(0);
+        let with = |mut revision: Revision| {
+            if revision.state == RevisionState::Canary {
                 // The canary ran when the process ended, and does not run any more.
-                generation.state = RevisionState::TakenBack("restart".into());
+                revision.state = RevisionState::TakenBack("restart".into());
             }
-            let known =
-                generation.state == RevisionState::InForce && generation.is(procedure.plugin());
-            (generation, if known { Arc::downgrade(procedure) } else { Weak::new() })
+            let known = revision.state == RevisionState::InForce && revision.is(procedure.plugin());
+            (revision, if known { Arc::downgrade(procedure) } else { Weak::new() })
         };
         let mut history =
-            Self { configured, generations: generations.into_iter().map(with).collect(), last };
-        if !history.generations.iter().any(|(_, known)| known.as_ptr() == Arc::as_ptr(procedure)) {
+            Self { configured, revisions: revisions.into_iter().map(with).collect(), last };
+        if !history.revisions.iter().any(|(_, known)| known.as_ptr() == Arc::as_ptr(procedure)) {
             history.put(procedure, RevisionOrigin::Start, RevisionState::InForce);
         }
         history
@@ -166,23 +165,23 @@ impl History {
             self.supersede();
         }
         self.last += 1;
-        let generation = Revision::new(self.last, procedure.plugin(), how, state);
-        self.generations.push_back((generation, Arc::downgrade(procedure)));
-        if self.generations.len() > HISTORY_MAX {
+        let revision = Revision::new(self.last, procedure.plugin(), how, state);
+        self.revisions.push_back((revision, Arc::downgrade(procedure)));
+        if self.revisions.len() > HISTORY_MAX {
             // The current revision may be the oldest of all.
             let oldest = self
-                .generations
+                .revisions
                 .iter()
-                .position(|(generation, _)| generation.state != RevisionState::InForce);
-            self.generations.remove(oldest.unwrap_or(0));
+                .position(|(revision, _)| revision.state != RevisionState::InForce);
+            self.revisions.remove(oldest.unwrap_or(0));
         }
         self.last
     }
 
     fn supersede(&mut self) {
-        for (generation, _) in &mut self.generations {
-            if generation.state == RevisionState::InForce {
-                generation.state = RevisionState::Superseded;
+        for (revision, _) in &mut self.revisions {
+            if revision.state == RevisionState::InForce {
+                revision.state = RevisionState::Superseded;
             }
         }
     }
@@ -191,14 +190,14 @@ impl History {
     pub(super) fn put_in_force(&mut self, procedure: &Arc<EventProcedure>) -> u64 {
         // One component may have several revisions. Preferred are, in this order: the revision of
         // this very procedure, the current revision, the last revision.
-        let rank = |(generation, known): &(Revision, Weak<EventProcedure>)| match () {
+        let rank = |(revision, known): &(Revision, Weak<EventProcedure>)| match () {
             () if known.as_ptr() == Arc::as_ptr(procedure) => Some(2),
-            () if generation.is(procedure.plugin()) => {
-                Some(u8::from(generation.state == RevisionState::InForce))
+            () if revision.is(procedure.plugin()) => {
+                Some(u8::from(revision.state == RevisionState::InForce))
             }
             () => None,
         };
-        let ranked = self.generations.iter().filter_map(|one| Some((rank(one)?, one.0.number)));
+        let ranked = self.revisions.iter().filter_map(|one| Some((rank(one)?, one.0.number)));
         match ranked.max() {
             Some((_, number)) => self.go_back_to(number, procedure),
             None => self.put(procedure, RevisionOrigin::Reload, RevisionState::InForce),
@@ -209,9 +208,9 @@ impl History {
     /// number.
     pub(super) fn go_back_to(&mut self, number: u64, procedure: &Arc<EventProcedure>) -> u64 {
         self.supersede();
-        match self.generations.iter_mut().find(|(one, _)| one.number == number) {
-            Some((generation, known)) => {
-                (generation.state, *known) = (RevisionState::InForce, Arc::downgrade(procedure));
+        match self.revisions.iter_mut().find(|(one, _)| one.number == number) {
+            Some((revision, known)) => {
+                (revision.state, *known) = (RevisionState::InForce, Arc::downgrade(procedure));
                 number
             }
             // The revision was forgotten meanwhile.
@@ -226,9 +225,9 @@ impl History {
         why: &str,
         faults: Option<&FaultFigures>,
     ) {
-        for (generation, known) in &mut self.generations {
+        for (revision, known) in &mut self.revisions {
             if known.as_ptr() == Arc::as_ptr(procedure) {
-                (generation.state, generation.faults) =
+                (revision.state, revision.faults) =
                     (RevisionState::TakenBack(why.to_owned()), faults.copied());
             }
         }
@@ -236,26 +235,23 @@ impl History {
 
     /// Number of the current revision. 0 if there is none.
     pub(super) fn in_force(&self) -> u64 {
-        let in_force = self
-            .generations
-            .iter()
-            .find(|(generation, _)| generation.state == RevisionState::InForce);
-        in_force.map_or(0, |(generation, _)| generation.number)
+        let in_force =
+            self.revisions.iter().find(|(revision, _)| revision.state == RevisionState::InForce);
+        in_force.map_or(0, |(revision, _)| revision.number)
     }
 
     /// Returns the last revision before the current one that was not rolled back, and its procedure
     /// if that is still in memory.
     pub(super) fn before(&self) -> Option<(Revision, Option<Arc<EventProcedure>>)> {
         let in_force = self.in_force();
-        let mut earlier = self.generations.iter().rev().filter(|(one, _)| one.number < in_force);
-        let (generation, known) =
-            earlier.find(|(one, _)| one.state == RevisionState::Superseded)?;
-        Some((generation.clone(), known.upgrade()))
+        let mut earlier = self.revisions.iter().rev().filter(|(one, _)| one.number < in_force);
+        let (revision, known) = earlier.find(|(one, _)| one.state == RevisionState::Superseded)?;
+        Some((revision.clone(), known.upgrade()))
     }
 
     /// Returns all revisions, the oldest first.
     pub(super) fn seen(&self) -> Vec<Revision> {
-        self.generations.iter().map(|(generation, _)| generation.clone()).collect()
+        self.revisions.iter().map(|(revision, _)| revision.clone()).collect()
     }
 }
 
@@ -267,11 +263,11 @@ mod tests {
     fn records_without_figures_are_read() {
         let old = r#"{"number":2,"name":"echo","version":"1.0","digest":"d","file":"f","how":"swap","since":7,
             "state":"taken-back","reason":"faults"}"#;
-        let mut generation: Revision = serde_json::from_str(old).expect("an older record");
-        assert_eq!(generation.faults, None);
-        let written = serde_json::to_string(&generation).expect("it is written");
+        let mut revision: Revision = serde_json::from_str(old).expect("an older record");
+        assert_eq!(revision.faults, None);
+        let written = serde_json::to_string(&revision).expect("it is written");
         assert!(!written.contains("\"faults\":"), "{written}");
-        generation.faults = Some(FaultFigures {
+        revision.faults = Some(FaultFigures {
             faults: 12,
             excused: 2,
             replayed: 8,
@@ -280,7 +276,7 @@ mod tests {
             rate: 0.5,
             rate_before: 0.25,
         });
-        let written = serde_json::to_string(&generation).expect("it is written");
-        assert_eq!(serde_json::from_str::<Revision>(&written).expect("its own record"), generation);
+        let written = serde_json::to_string(&revision).expect("it is written");
+        assert_eq!(serde_json::from_str::<Revision>(&written).expect("its own record"), revision);
     }
 }

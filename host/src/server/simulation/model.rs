@@ -45,7 +45,7 @@ pub(super) enum Order {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
     Did {
-        generation: u64,
+        revision: u64,
         rolled_back: bool,
         recorded: bool,
     },
@@ -338,18 +338,18 @@ impl State {
             // The server stopped after the version was published, so the version was rolled back.
             (Outcome::Refused("stopping"), Progress::Back(new)) => self.stopped && new != 0,
             (Outcome::Refused(_), _) => false,
-            (Outcome::Did { generation, rolled_back, recorded }, progress) => match progress {
+            (Outcome::Did { revision, rolled_back, recorded }, progress) => match progress {
                 Progress::Put(new, before) => {
                     self.watch(new, before);
-                    *generation == new && !rolled_back && *recorded && written
+                    *revision == new && !rolled_back && *recorded && written
                 }
                 // The order was called off.
-                Progress::Given(Order::Swap(_) | Order::RollBack) => *generation == 0 && !recorded,
-                Progress::Back(0) => *generation == 0 && *rolled_back,
-                Progress::Back(new) => *generation == new && *rolled_back && (written || !recorded),
-                Progress::Tries(number) => *generation == number && !rolled_back,
+                Progress::Given(Order::Swap(_) | Order::RollBack) => *revision == 0 && !recorded,
+                Progress::Back(0) => *revision == 0 && *rolled_back,
+                Progress::Back(new) => *revision == new && *rolled_back && (written || !recorded),
+                Progress::Tries(number) => *revision == number && !rolled_back,
                 Progress::WentBack(number, _) => {
-                    *generation == number && !rolled_back && *recorded && written
+                    *revision == number && !rolled_back && *recorded && written
                 }
                 Progress::Done => true,
                 Progress::Given(_) | Progress::Refused(_) => false,

@@ -16,7 +16,7 @@ use crate::work::WorkKind;
 fn answer(of: Result<SwapReport, SwapError>) -> Outcome {
     match of {
         Ok(report) => Outcome::Did {
-            generation: report.generation,
+            revision: report.revision,
             rolled_back: report.rolled_back,
             recorded: report.recorded,
         },
@@ -59,7 +59,7 @@ pub(super) async fn give(world: Rc<World>, handle: Arc<ServerHandle>, order: Ord
             let (_, accepting) = watch::channel(0);
             handle.service.stop(grace, accepting).await;
             assert!(world.sessions.borrow().is_empty(), "sessions outlive the stop");
-            Outcome::Did { generation: 0, rolled_back: false, recorded: false }
+            Outcome::Did { revision: 0, rolled_back: false, recorded: false }
         }
     };
     world.answers(number, &handle.service, &answer);
@@ -84,7 +84,7 @@ async fn reload(world: &World, handle: &ServerHandle, plugin: Number) -> Outcome
         Ok(prepared) => {
             let tried = handle.put_config(prepared, &change);
             handle.follow_reform(&change, tried).await;
-            Outcome::Did { generation: 0, rolled_back: false, recorded: false }
+            Outcome::Did { revision: 0, rolled_back: false, recorded: false }
         }
         Err(why) => {
             // The operator who wrote the file puts the old one back.

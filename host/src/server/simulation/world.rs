@@ -155,8 +155,7 @@ impl World {
                 Had { number: one.number, plugin: ground.number(&one.digest), stands }
             })
             .collect();
-        let look =
-            WorldView { had, canary: canary.as_ref().map(|canary| canary.seen().generation) };
+        let look = WorldView { had, canary: canary.as_ref().map(|canary| canary.seen().revision) };
         let in_force: Vec<_> =
             look.had.iter().filter(|had| had.stands == Stands::InForce).collect();
         assert_eq!(in_force.len(), 1, "one version is in force: {look:?}");
