@@ -42,7 +42,7 @@ enum PluginVerb {
     },
     /// Try a version on a share of the sessions.
     ///
-    /// All sessions get it after `--duration`, unless it does worse than the version in force.
+    /// All sessions get it after `--duration`, unless it does worse than the current version.
     Canary {
         /// The server's name.
         server: String,
@@ -64,7 +64,7 @@ enum PluginVerb {
         /// The server's name.
         server: String,
     },
-    /// Take back the canary, or else the version in force.
+    /// Take back the canary, or else the current version.
     ///
     /// New and live sessions get the version before.
     Rollback {
@@ -172,7 +172,7 @@ pub(super) fn run(arguments: &PluginArgs) -> ExitCode {
     })
 }
 
-/// A sentence for below the table: the version is not in force, and why.
+/// A sentence for below the table: the version is not the current one, and why.
 fn not_kept(answer: &Value) -> String {
     let name = |key: &str| super::text::printable(answer[key].as_str().unwrap_or("the version"));
     let why = match answer["generation"].as_u64() {

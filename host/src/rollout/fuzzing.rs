@@ -9,7 +9,7 @@ use crate::plugin::digest;
 const COMPONENT: &[u8] = b"component";
 
 /// A record is believed if its numbers can be counted on and its digests can name files. The
-/// component in force lies in the server's own folder.
+/// current component lies in the server's own folder.
 pub fn version_record(bytes: &[u8]) -> bool {
     scratch::with_folder(|folder| {
         let own = folder.join("echo");

@@ -18,9 +18,9 @@ impl VersionChange {
     pub(super) async fn record(&self, mut report: SwapReport) -> Result<SwapReport, SwapError> {
         let recorded = record(&self.server).await;
         report.recorded = recorded.map_err(|error| {
-            let in_force = self.server.rollout().procedure().plugin().label();
+            let current = self.server.rollout().procedure().plugin().label();
             let what = format!(
-                "{in_force} is in force, and could not be recorded, so that a \
+                "{current} is in force, and could not be recorded, so that a \
                 restart may start another version: {error}"
             );
             SwapError::NotRecorded(what, error.refusal)

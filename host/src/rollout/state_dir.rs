@@ -61,7 +61,7 @@ pub(crate) enum KeepError {
 impl RecordError {
     /// Returns the error for a recorded current version from a registry whose signature is not
     /// trusted any more. `component` is the file of its kept component.
-    pub(crate) fn distrusted(component: &Path, in_force: &Revision, error: &RegistryError) -> Self {
+    pub(crate) fn distrusted(component: &Path, current: &Revision, error: &RegistryError) -> Self {
         Self {
             file: component.with_file_name(RECORD),
             what: format!(
@@ -70,7 +70,7 @@ impl RecordError {
                  (`[[registry.trust]]`), or swap in another version first; or, while the server \
                  does not run, remove the file \
                  to start what the configuration names",
-                in_force.label()
+                current.label()
             ),
             refusal: None,
         }
@@ -202,11 +202,11 @@ impl StateDir {
         let found = record
             .revisions
             .iter()
-            .find(|revision| revision.state == RevisionState::InForce)
+            .find(|revision| revision.state == RevisionState::Current)
             .cloned();
-        let in_force = found.ok_or_else(|| wrong("it has nothing in force".into()))?;
-        let component = self.component(server, &in_force.digest);
-        if in_force.digest == configured {
+        let current = found.ok_or_else(|| wrong("it has nothing in force".into()))?;
+        let component = self.component(server, &current.digest);
+        if current.digest == configured {
             // The plugin is loaded from where the configuration says.
             return Ok(Some(Recorded { revisions: record.revisions, swapped: None }));
         }
@@ -217,13 +217,13 @@ impl StateDir {
                 RefusedResource::of(&error),
             )
         })?;
-        if digest(&kept) != in_force.digest {
+        if digest(&kept) != current.digest {
             return Err(wrong(format!(
                 "its component {} is not what was recorded",
                 component.display()
             )));
         }
-        Ok(Some(Recorded { revisions: record.revisions, swapped: Some((in_force, component)) }))
+        Ok(Some(Recorded { revisions: record.revisions, swapped: Some((current, component)) }))
     }
 
     /// Returns the file of a revision's kept component, if there is one.
@@ -323,7 +323,7 @@ impl StateDir {
     /// Removes components that no roll-back needs any more.
     fn tidy(&self, server: &str, record: &Record) {
         let mut wanted: Vec<&str> = Vec::new();
-        let by_need = |revision: &&Revision| revision.state != RevisionState::InForce;
+        let by_need = |revision: &&Revision| revision.state != RevisionState::Current;
         let mut revisions: Vec<_> = record.revisions.iter().rev().collect();
         revisions.sort_by_key(by_need);
         for revision in revisions {

@@ -85,7 +85,7 @@ impl Prepared {
     }
 
     fn kept(&self, host: &Host, running: &Service) -> Result<Arc<Plugin>, FetchError> {
-        let in_force = Arc::clone(running.procedure().plugin());
+        let current = Arc::clone(running.procedure().plugin());
         if running.rollout.configured() != self.configured {
             // If the record is older than the running server, the start tried the recorded version.
             // The named one becomes current, so it is tried here.
@@ -99,27 +99,27 @@ impl Prepared {
         // one may have shared instances.
         let copied =
             !self.recorded.is_empty() && running.server_config().grants == self.description.grants;
-        if in_force.is_same_as(&self.plugin) && !copied {
+        if current.is_same_as(&self.plugin) && !copied {
             return Ok(Arc::clone(&self.plugin));
         }
         let grants = &self.description.grants;
         if running.server_config().grants == *grants {
-            return Ok(in_force);
+            return Ok(current);
         }
         let again = again(
-            in_force.file(),
-            in_force.known(),
+            current.file(),
+            current.known(),
             &self.description.registries,
             host.loader(),
             grants,
             &Stop::default(),
         )?;
-        if again.digest() != in_force.digest() {
+        if again.digest() != current.digest() {
             let cause =
                 "it was swapped in and is not the same file any more, so that `grants` cannot be \
                  changed"
                     .into();
-            return Err(LoadError::Changed { file: in_force.file().to_owned(), cause }.into());
+            return Err(LoadError::Changed { file: current.file().to_owned(), cause }.into());
         }
         Ok(again)
     }

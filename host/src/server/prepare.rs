@@ -148,10 +148,10 @@ impl ServerBuilder {
         };
         let plugin = match swapped {
             None => Arc::clone(named),
-            Some((in_force, file)) => {
-                let refused = |error| RecordError::distrusted(&file, &in_force, &error);
-                believed(&in_force.file, &self.registries, &Stop::default()).map_err(refused)?;
-                host.loader().share_as(&file, in_force.known(), &self.grants)?
+            Some((current, file)) => {
+                let refused = |error| RecordError::distrusted(&file, &current, &error);
+                believed(&current.file, &self.registries, &Stop::default()).map_err(refused)?;
+                host.loader().share_as(&file, current.known(), &self.grants)?
             }
         };
         Ok((plugin, revisions))

@@ -183,7 +183,7 @@ fn strangers_do_not_take_good_version_back() {
             notice(&server, "replay-same") > 0 && notice(&server, "replay-differs") == 0,
             "{round}"
         );
-        assert_eq!(last(&server).state, RevisionState::InForce, "{round}");
+        assert_eq!(last(&server).state, RevisionState::Current, "{round}");
         inside.iter_mut().for_each(|client| _ = client.send([1]).expect([b'b', 1, 2]));
     }
 }

@@ -62,7 +62,7 @@ fn going_back_passes_a_version_that_came_twice() {
     let taken_back = || RevisionState::TakenBack("asked".into());
     let states: Vec<_> =
         server.revisions().into_iter().map(|(revision, _)| revision.state).collect();
-    assert_eq!(states, [RevisionState::InForce, taken_back(), taken_back()]);
+    assert_eq!(states, [RevisionState::Current, taken_back(), taken_back()]);
 }
 
 #[test]

@@ -89,7 +89,7 @@ fn atomic_migration_moves_all_sessions_or_none() {
     assert_eq!(server.counters().notices.get("swap-refused"), Some(&1));
     next(&mut Client::connect(server.address()), 'a', 1, 1);
     next(&mut all[7], 'a', 1, 3);
-    assert_eq!(states(&server), [(1, RevisionState::InForce)]);
+    assert_eq!(states(&server), [(1, RevisionState::Current)]);
     // The instances that sessions prepared are gone again.
     eventually("one instance each", || host().engine().instances() <= 21 + 64);
     let report = swap(&server, version('b'), SwapPolicy::AllOrNothing);
@@ -189,7 +189,7 @@ fn canary_gets_its_share_and_is_promoted() {
         server.sessions(0, 100).iter().all(|one| one.plugin.contains("version-b"))
     });
     next(&mut old, 'b', 1, 3);
-    assert_eq!(states(&server), [(1, RevisionState::Superseded), (2, RevisionState::InForce)]);
+    assert_eq!(states(&server), [(1, RevisionState::Superseded), (2, RevisionState::Current)]);
     assert_eq!(server.counters().notices.get("canary-promoted"), Some(&1));
 }
 
@@ -317,7 +317,7 @@ fn each_roll_back_goes_one_version_further() {
     next(&mut client, 'a', 1, 5);
     assert!(matches!(back(), Err(SwapError::NothingBefore)));
     let asked = || RevisionState::TakenBack("asked".into());
-    assert_eq!(states(&server), [(1, RevisionState::InForce), (2, asked()), (3, asked())]);
+    assert_eq!(states(&server), [(1, RevisionState::Current), (2, asked()), (3, asked())]);
     // Numbers of revisions are not used again.
     assert_eq!(swap(&server, version('b'), SwapPolicy::HandOff).revision, 4);
 }
@@ -470,10 +470,10 @@ fn unreadable_record_prevents_the_start() {
 #[test]
 fn killed_process_starts_with_its_last_reported_version() {
     let mut site = ControlSite::of_versions("", &['a', 'b', 'c']);
-    let mut in_force = 'a';
+    let mut current = 'a';
     swap_to(&site, "a.wasm");
     for round in 0..24_u64 {
-        let wanted = if in_force == 'a' { 'b' } else { 'a' };
+        let wanted = if current == 'a' { 'b' } else { 'a' };
         let file = site.path(&format!("{wanted}.wasm"));
         let request = json!({ "file": file }).to_string();
         let mut command = std::process::Command::new("curl");
@@ -487,9 +487,9 @@ fn killed_process_starts_with_its_last_reported_version() {
         let reported = String::from_utf8_lossy(&answer).contains("\"recorded\":true");
         let found = label(&mut Client::connect(site.address()));
         assert!(
-            found == wanted || (found == in_force && !reported),
+            found == wanted || (found == current && !reported),
             "round {round}: {found}, reported: {reported}"
         );
-        in_force = found;
+        current = found;
     }
 }

@@ -32,7 +32,8 @@ pub enum RevisionOrigin {
 #[serde(rename_all = "kebab-case", tag = "state", content = "reason")]
 pub enum RevisionState {
     /// New sessions get the version.
-    InForce,
+    #[serde(rename = "in-force")]
+    Current,
     /// A share of the new sessions gets the version.
     Canary,
     /// Another version came after it.
@@ -117,7 +118,7 @@ impl History {
     /// Creates the history of a server that starts with this procedure.
     pub(crate) fn new(configured: String, procedure: &Arc<EventProcedure>) -> Self {
         let mut history = Self { configured, revisions: VecDeque::new(), last: 0 };
-        history.put(procedure, RevisionOrigin::Start, RevisionState::InForce);
+        history.put(procedure, RevisionOrigin::Start, RevisionState::Current);
         history
     }
 
@@ -134,13 +135,13 @@ impl History {
                 // The canary ran when the process ended, and does not run any more.
                 revision.state = RevisionState::TakenBack("restart".into());
             }
-            let known = revision.state == RevisionState::InForce && revision.is(procedure.plugin());
+            let known = revision.state == RevisionState::Current && revision.is(procedure.plugin());
             (revision, if known { Arc::downgrade(procedure) } else { Weak::new() })
         };
         let mut history =
             Self { configured, revisions: revisions.into_iter().map(with).collect(), last };
         if !history.revisions.iter().any(|(_, known)| known.as_ptr() == Arc::as_ptr(procedure)) {
-            history.put(procedure, RevisionOrigin::Start, RevisionState::InForce);
+            history.put(procedure, RevisionOrigin::Start, RevisionState::Current);
         }
         history
     }
@@ -161,7 +162,7 @@ impl History {
         how: RevisionOrigin,
         state: RevisionState,
     ) -> u64 {
-        if state == RevisionState::InForce {
+        if state == RevisionState::Current {
             self.supersede();
         }
         self.last += 1;
@@ -172,7 +173,7 @@ impl History {
             let oldest = self
                 .revisions
                 .iter()
-                .position(|(revision, _)| revision.state != RevisionState::InForce);
+                .position(|(revision, _)| revision.state != RevisionState::Current);
             self.revisions.remove(oldest.unwrap_or(0));
         }
         self.last
@@ -180,27 +181,27 @@ impl History {
 
     fn supersede(&mut self) {
         for (revision, _) in &mut self.revisions {
-            if revision.state == RevisionState::InForce {
+            if revision.state == RevisionState::Current {
                 revision.state = RevisionState::Superseded;
             }
         }
     }
 
     /// Makes a known version the current one and returns the number of its revision.
-    pub(super) fn put_in_force(&mut self, procedure: &Arc<EventProcedure>) -> u64 {
+    pub(super) fn make_current(&mut self, procedure: &Arc<EventProcedure>) -> u64 {
         // One component may have several revisions. Preferred are, in this order: the revision of
         // this very procedure, the current revision, the last revision.
         let rank = |(revision, known): &(Revision, Weak<EventProcedure>)| match () {
             () if known.as_ptr() == Arc::as_ptr(procedure) => Some(2),
             () if revision.is(procedure.plugin()) => {
-                Some(u8::from(revision.state == RevisionState::InForce))
+                Some(u8::from(revision.state == RevisionState::Current))
             }
             () => None,
         };
         let ranked = self.revisions.iter().filter_map(|one| Some((rank(one)?, one.0.number)));
         match ranked.max() {
             Some((_, number)) => self.go_back_to(number, procedure),
-            None => self.put(procedure, RevisionOrigin::Reload, RevisionState::InForce),
+            None => self.put(procedure, RevisionOrigin::Reload, RevisionState::Current),
         }
     }
 
@@ -210,11 +211,11 @@ impl History {
         self.supersede();
         match self.revisions.iter_mut().find(|(one, _)| one.number == number) {
             Some((revision, known)) => {
-                (revision.state, *known) = (RevisionState::InForce, Arc::downgrade(procedure));
+                (revision.state, *known) = (RevisionState::Current, Arc::downgrade(procedure));
                 number
             }
             // The revision was forgotten meanwhile.
-            None => self.put(procedure, RevisionOrigin::Reload, RevisionState::InForce),
+            None => self.put(procedure, RevisionOrigin::Reload, RevisionState::Current),
         }
     }
 
@@ -234,17 +235,17 @@ impl History {
     }
 
     /// Number of the current revision. 0 if there is none.
-    pub(super) fn in_force(&self) -> u64 {
-        let in_force =
-            self.revisions.iter().find(|(revision, _)| revision.state == RevisionState::InForce);
-        in_force.map_or(0, |(revision, _)| revision.number)
+    pub(super) fn current(&self) -> u64 {
+        let current =
+            self.revisions.iter().find(|(revision, _)| revision.state == RevisionState::Current);
+        current.map_or(0, |(revision, _)| revision.number)
     }
 
     /// Returns the last revision before the current one that was not rolled back, and its procedure
     /// if that is still in memory.
     pub(super) fn before(&self) -> Option<(Revision, Option<Arc<EventProcedure>>)> {
-        let in_force = self.in_force();
-        let mut earlier = self.revisions.iter().rev().filter(|(one, _)| one.number < in_force);
+        let current = self.current();
+        let mut earlier = self.revisions.iter().rev().filter(|(one, _)| one.number < current);
         let (revision, known) = earlier.find(|(one, _)| one.state == RevisionState::Superseded)?;
         Some((revision.clone(), known.upgrade()))
     }
@@ -258,6 +259,18 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn states_keep_their_serialised_names() {
+        let states = [
+            RevisionState::Current,
+            RevisionState::Canary,
+            RevisionState::Superseded,
+            RevisionState::TakenBack("asked".into()),
+        ];
+        let names = states.map(|state| serde_json::to_value(state).expect("JSON")["state"].clone());
+        assert_eq!(names, ["in-force", "canary", "superseded", "taken-back"]);
+    }
 
     #[test]
     fn records_without_figures_are_read() {

@@ -148,7 +148,7 @@ impl Rollout {
 
     /// Number of the current revision.
     pub(super) fn current_number(&self) -> u64 {
-        self.versions.history().in_force()
+        self.versions.history().current()
     }
 
     /// The revision to roll back to, and its procedure if that is still in memory.
@@ -172,7 +172,7 @@ impl VersionChange {
     pub(super) fn publish(&self, next: &Arc<EventProcedure>) -> u64 {
         self.versions().current.store(Arc::clone(next));
         self.published(next);
-        self.versions().history().put(next, RevisionOrigin::Swap, RevisionState::InForce)
+        self.versions().history().put(next, RevisionOrigin::Swap, RevisionState::Current)
     }
 
     /// Publishes the revision with this number again, because `bad` is rolled back by an operator.
@@ -202,7 +202,7 @@ impl VersionChange {
             return false;
         }
         let mut history = self.versions().history();
-        history.put_in_force(before);
+        history.make_current(before);
         history.take_back(bad, why, figures);
         drop(history);
         let (plugin, digest) = (before.plugin().label(), before.plugin().digest());
@@ -229,7 +229,7 @@ impl VersionChange {
     pub(super) fn publish_canary(&self, canary: &Canary) -> u64 {
         self.versions().current.store(Arc::clone(&canary.procedure));
         self.versions().canary.store(None);
-        self.versions().history().put_in_force(&canary.procedure);
+        self.versions().history().make_current(&canary.procedure);
         canary.ended(&*self.server, "promoted");
         self.published(&canary.procedure);
         canary.number()
@@ -262,10 +262,10 @@ impl VersionChange {
             }
             self.versions().current.store(Arc::clone(&procedure));
             if before.plugin().is_same_as(procedure.plugin()) {
-                self.versions().history().put_in_force(&procedure);
+                self.versions().history().make_current(&procedure);
                 self.continue_probation(&procedure, &before);
             } else {
-                let (how, state) = (RevisionOrigin::Reload, RevisionState::InForce);
+                let (how, state) = (RevisionOrigin::Reload, RevisionState::Current);
                 self.versions().history().put(&procedure, how, state);
                 // The version before can no longer be rolled back to.
                 self.set_probation(None);

@@ -17,7 +17,7 @@ pub(super) type Number = usize;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stands {
-    InForce,
+    Current,
     Canary,
     Superseded,
     TakenBack,
@@ -100,25 +100,25 @@ struct State {
 }
 
 impl State {
-    fn in_force(&self) -> u64 {
-        self.had.iter().find(|had| had.stands == Stands::InForce).map_or(0, |had| had.number)
+    fn current(&self) -> u64 {
+        self.had.iter().find(|had| had.stands == Stands::Current).map_or(0, |had| had.number)
     }
 
     fn plugin(&self, number: u64) -> Option<Number> {
         self.had.iter().find(|had| had.number == number).map(|had| had.plugin)
     }
 
-    fn is_in_force(&self, plugin: Number) -> bool {
-        self.plugin(self.in_force()) == Some(plugin)
+    fn is_current(&self, plugin: Number) -> bool {
+        self.plugin(self.current()) == Some(plugin)
     }
 
     fn stand(&mut self, number: u64, stands: Stands) {
         self.had.iter_mut().filter(|had| had.number == number).for_each(|had| had.stands = stands);
     }
 
-    fn put_in_force(&mut self, number: u64) {
-        self.stand(self.in_force(), Stands::Superseded);
-        self.stand(number, Stands::InForce);
+    fn make_current(&mut self, number: u64) {
+        self.stand(self.current(), Stands::Superseded);
+        self.stand(number, Stands::Current);
         (self.watched, self.judged, self.faults) = (None, None, 0);
     }
 
@@ -126,7 +126,7 @@ impl State {
         self.last += 1;
         self.had.push(Had { number: self.last, plugin, stands });
         if self.had.len() > HISTORY_MAX {
-            let oldest = self.had.iter().position(|had| had.stands != Stands::InForce);
+            let oldest = self.had.iter().position(|had| had.stands != Stands::Current);
             self.had.remove(oldest.unwrap_or(0));
         }
         self.last
@@ -169,17 +169,17 @@ impl State {
             match progress {
                 Progress::Given(given) => self.begin(order, given, &mut next),
                 // Too many sessions could not move.
-                Progress::Put(new, before) if new != before && self.in_force() == new => {
+                Progress::Put(new, before) if new != before && self.current() == new => {
                     next.push(self.by(order, |next| {
-                        next.put_in_force(before);
+                        next.make_current(before);
                         next.stand(new, Stands::TakenBack);
                         Progress::Back(new)
                     }));
                 }
                 // The server stopped, so the roll-back is undone.
-                Progress::WentBack(number, bad) if self.stopped && self.in_force() == number => {
+                Progress::WentBack(number, bad) if self.stopped && self.current() == number => {
                     next.push(self.by(order, |next| {
-                        next.put_in_force(bad);
+                        next.make_current(bad);
                         next.stand(number, Stands::TakenBack);
                         Progress::Back(number)
                     }));
@@ -196,18 +196,18 @@ impl State {
         if self.holder.is_some() {
             return next;
         }
-        let faulty = |(new, _): &(u64, u64)| self.in_force() == *new && self.faults == FAULTS_MIN;
+        let faulty = |(new, _): &(u64, u64)| self.current() == *new && self.faults == FAULTS_MIN;
         if let Some((new, before)) = self.watched.filter(faulty).or(self.judged) {
             next.push(self.with(|next| {
-                next.put_in_force(before);
+                next.make_current(before);
                 next.stand(new, Stands::TakenBack);
             }));
         }
         if let Some(canary) = self.canary {
             next.push(self.with(Self::end_canary));
             next.push(self.with(|next| {
-                let before = next.in_force();
-                next.put_in_force(canary);
+                let before = next.current();
+                next.make_current(canary);
                 next.canary = None;
                 (next.watched, next.judged) = (Some((canary, before)), Some((canary, before)));
             }));
@@ -236,15 +236,15 @@ impl State {
                 next.push(self.refused(order, "canary-runs"));
             }
             Order::Swap(plugin) => next.push(self.by(order, |next| {
-                let before = next.in_force();
-                if next.is_in_force(plugin) {
+                let before = next.current();
+                if next.is_current(plugin) {
                     return Progress::Put(before, before);
                 }
                 let number = next.another(plugin, Stands::Superseded);
-                next.put_in_force(number);
+                next.make_current(number);
                 Progress::Put(number, before)
             })),
-            Order::Canary(plugin) if self.is_in_force(plugin) => {
+            Order::Canary(plugin) if self.is_current(plugin) => {
                 next.push(self.refused(order, "canary"));
             }
             Order::Canary(plugin) => next.push(self.by(order, |next| {
@@ -256,8 +256,8 @@ impl State {
                 None => next.push(self.refused(order, "no-canary")),
                 Some(canary) => {
                     next.push(self.by(order, |next| {
-                        let before = next.in_force();
-                        next.put_in_force(canary);
+                        let before = next.current();
+                        next.make_current(canary);
                         next.canary = None;
                         Progress::Put(canary, before)
                     }));
@@ -270,7 +270,7 @@ impl State {
             },
             Order::RollBack => self.begin_roll_back(order, next),
             Order::Reload(plugin) => {
-                if self.configured == plugin || self.is_in_force(plugin) {
+                if self.configured == plugin || self.is_current(plugin) {
                     next.push(self.by(order, |next| {
                         next.configured = plugin;
                         Progress::Done
@@ -279,9 +279,9 @@ impl State {
                 // Other values of the configuration may have changed.
                 next.push(self.by(order, |next| {
                     next.end_canary();
-                    if next.configured != plugin && !next.is_in_force(plugin) {
+                    if next.configured != plugin && !next.is_current(plugin) {
                         let number = next.another(plugin, Stands::Superseded);
-                        next.put_in_force(number);
+                        next.make_current(number);
                     }
                     next.configured = plugin;
                     Progress::Done
@@ -297,13 +297,13 @@ impl State {
                 Progress::Back(canary)
             }));
         }
-        let bad = self.in_force();
+        let bad = self.current();
         let earlier =
             self.had.iter().rev().find(|had| had.number < bad && had.stands == Stands::Superseded);
         match earlier.map(|had| had.number) {
             None => next.push(self.refused(order, "nothing-before")),
             Some(number) => next.push(self.by(order, |next| {
-                next.put_in_force(number);
+                next.make_current(number);
                 next.stand(bad, Stands::TakenBack);
                 Progress::WentBack(number, bad)
             })),
@@ -359,7 +359,7 @@ impl State {
     }
 
     fn watch(&mut self, new: u64, before: u64) {
-        if new != before && self.in_force() == new {
+        if new != before && self.current() == new {
             self.watched = Some((new, before));
         }
     }
@@ -376,9 +376,9 @@ impl State {
             .filter(|had| had.stands == Stands::Canary)
             .for_each(|had| had.stands = Stands::TakenBack);
         // The configuration changed after the record was written, so its plugin wins.
-        if *named != configured && !next.is_in_force(configured) {
+        if *named != configured && !next.is_current(configured) {
             let number = next.another(configured, Stands::Superseded);
-            next.put_in_force(number);
+            next.make_current(number);
         }
         next.disk = disk;
         next
@@ -387,7 +387,7 @@ impl State {
     fn new(configured: Number) -> Self {
         Self {
             configured,
-            had: vec![Had { number: 1, plugin: configured, stands: Stands::InForce }],
+            had: vec![Had { number: 1, plugin: configured, stands: Stands::Current }],
             last: 1,
             canary: None,
             watched: None,
@@ -437,7 +437,7 @@ impl Possible {
     /// Notes that a session of this plugin faulted.
     pub(super) fn faults(&mut self, plugin: Number) {
         self.keep(|mut state| {
-            if state.is_in_force(plugin) {
+            if state.is_current(plugin) {
                 state.faults = FAULTS_MIN.min(state.faults + 1);
             }
             Some(state)

@@ -147,7 +147,7 @@ impl World {
             .iter()
             .map(|one| {
                 let stands = match one.state {
-                    RevisionState::InForce => Stands::InForce,
+                    RevisionState::Current => Stands::Current,
                     RevisionState::Canary => Stands::Canary,
                     RevisionState::Superseded => Stands::Superseded,
                     RevisionState::TakenBack(_) => Stands::TakenBack,
@@ -156,11 +156,10 @@ impl World {
             })
             .collect();
         let look = WorldView { had, canary: canary.as_ref().map(|canary| canary.seen().revision) };
-        let in_force: Vec<_> =
-            look.had.iter().filter(|had| had.stands == Stands::InForce).collect();
-        assert_eq!(in_force.len(), 1, "one version is in force: {look:?}");
+        let current: Vec<_> = look.had.iter().filter(|had| had.stands == Stands::Current).collect();
+        assert_eq!(current.len(), 1, "one version is current: {look:?}");
         assert_eq!(
-            in_force[0].plugin,
+            current[0].plugin,
             ground.number_of(&service.procedure()),
             "new sessions get the current version"
         );
@@ -176,8 +175,8 @@ impl World {
             "{held:?} are held: {look:?}"
         );
         if self.last.borrow().as_ref() != Some(&look) {
-            let number = in_force[0].number;
-            let plugin = in_force[0].plugin;
+            let number = current[0].number;
+            let plugin = current[0].plugin;
             let together = self.under_way.borrow().values().any(|(order, policy)| {
                 matches!(order, Order::Swap(swapped) if *swapped == plugin)
                     && *policy == SwapPolicy::AllOrNothing
@@ -417,10 +416,10 @@ pub(super) fn live(world: &Rc<World>, last: bool) {
             "an order was never answered: {:?}",
             world.under_way.borrow()
         );
-        let in_force = Arc::downgrade(&service.procedure());
+        let current = Arc::downgrade(&service.procedure());
         let known = world.known.borrow();
         let left: Vec<_> =
-            known.iter().filter(|one| one.strong_count() > 0 && !one.ptr_eq(&in_force)).collect();
+            known.iter().filter(|one| one.strong_count() > 0 && !one.ptr_eq(&current)).collect();
         assert!(left.is_empty(), "{} versions are in memory without a session", left.len());
     }
     drop(tasks);
