@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
-use crate::admission::{Admitted, Entered, Permit, Refusal};
+use crate::admission::{Admitted, Permit, PreAdmitted, Refusal};
 use crate::event::{ClientInfo, Fault, FaultKind, Origin};
 use crate::handover::RestoreError;
 use crate::net::{AcceptError, Accepted, Established, HandshakeError, ProxyError, Stream};
@@ -119,7 +119,7 @@ pub(crate) async fn accept(seen: watch::Sender<u64>, mut listening: Listening) {
 /// An admitted connection. The address of a client behind a proxy is not known yet.
 enum NewConnection {
     Known(Admitted<Accepted>),
-    Proxied(Entered<Accepted>),
+    Proxied(PreAdmitted<Accepted>),
 }
 
 fn welcome(service: &Arc<Service>, client: Accepted, epoch: u64) {
@@ -131,7 +131,7 @@ fn welcome(service: &Arc<Service>, client: Accepted, epoch: u64) {
     let connection = if proxies.is_empty() {
         service.gate.admit(client, peer.ip(), Instant::now()).map(NewConnection::Known)
     } else if proxies.iter().any(|proxy| proxy.contains(peer.ip())) {
-        service.gate.enter(client).map(NewConnection::Proxied)
+        service.gate.pre_admit(client).map(NewConnection::Proxied)
     } else {
         // A sender that is no trusted proxy is refused: its header is not believed.
         Err(Refusal::Untrusted)
@@ -242,7 +242,7 @@ async fn establish(
 /// Reads the client's address from the proxy's header, and admits or refuses that client.
 async fn introduce(
     service: &Service,
-    client: Entered<Accepted>,
+    client: PreAdmitted<Accepted>,
     timeout: Duration,
 ) -> Option<Admitted<Accepted>> {
     let proxy = client.peer();
@@ -257,7 +257,7 @@ async fn introduce(
                 Refused { server: &service.name, peer, reason: refusal.name() }
                     .emit(&service.counters);
             };
-            service.gate.vouch(client, peer.ip(), Instant::now()).map_err(refused).ok()
+            service.gate.admit_proxied(client, peer.ip(), Instant::now()).map_err(refused).ok()
         }
         Err(fault) => {
             let (reason, detail) = (fault.name(), &fault.to_string());

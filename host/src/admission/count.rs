@@ -1,23 +1,23 @@
-//! A counter of places, with a ceiling that may move.
+//! A count of clients, with a ceiling that may move.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A counter with a ceiling. 0 is no ceiling.
+/// A count of clients with a ceiling. 0 is no ceiling.
 #[derive(Debug)]
-pub struct Count {
+pub struct ClientCount {
     taken: AtomicUsize,
     max: AtomicUsize,
 }
 
-impl Count {
-    /// Creates a counter at zero with this ceiling.
+impl ClientCount {
+    /// Creates a count of zero with this ceiling.
     #[must_use]
     pub fn up_to(max: usize) -> Arc<Self> {
         Arc::new(Self { taken: AtomicUsize::new(0), max: AtomicUsize::new(max) })
     }
 
-    /// Returns how many places are taken now.
+    /// Returns how many slots are taken now.
     #[must_use]
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
@@ -29,36 +29,36 @@ impl Count {
         self.max.load(Ordering::Relaxed)
     }
 
-    /// Moves the ceiling. A ceiling below the places taken frees none, and grants none until enough
-    /// places were given back.
+    /// Moves the ceiling. A ceiling below the slots taken frees none, and grants none until enough
+    /// slots were given back.
     pub fn set_max(&self, max: usize) {
         self.max.store(max, Ordering::Relaxed);
     }
 
-    pub(super) fn take(self: &Arc<Self>) -> Option<Places> {
+    pub(super) fn take(self: &Arc<Self>) -> Option<Slots> {
         self.take_many(1)
     }
 
-    /// Takes this many places, or none if there are not enough.
-    pub fn take_many(self: &Arc<Self>, places: usize) -> Option<Places> {
+    /// Takes this many slots, or none if there are not enough.
+    pub fn take_many(self: &Arc<Self>, slots: usize) -> Option<Slots> {
         let max = self.max();
         let room = |taken: usize| {
-            (max == 0 || taken.saturating_add(places) <= max).then_some(taken + places)
+            (max == 0 || taken.saturating_add(slots) <= max).then_some(taken + slots)
         };
         self.taken.fetch_update(Ordering::AcqRel, Ordering::Relaxed, room).ok()?;
-        Some(Places { count: Arc::clone(self), places })
+        Some(Slots { count: Arc::clone(self), slots })
     }
 }
 
-/// Some of a counter's places. Dropping it gives them back.
+/// Some slots of a client count. Dropping them gives them back.
 #[derive(Debug)]
-pub struct Places {
-    count: Arc<Count>,
-    places: usize,
+pub struct Slots {
+    count: Arc<ClientCount>,
+    slots: usize,
 }
 
-impl Drop for Places {
+impl Drop for Slots {
     fn drop(&mut self) {
-        self.count.taken.fetch_sub(self.places, Ordering::AcqRel);
+        self.count.taken.fetch_sub(self.slots, Ordering::AcqRel);
     }
 }

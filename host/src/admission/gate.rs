@@ -7,9 +7,9 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 
 use super::addresses::{AddressPlace, Addresses};
-use super::count::Places;
+use super::count::Slots;
 use super::room::RoomPlace;
-use super::{Change, Count, InstanceRoom, Networks, Refusal, Throttle, ThrottleError};
+use super::{Change, ClientCount, InstanceRoom, Networks, Refusal, Throttle, ThrottleError};
 use crate::locks::lock;
 
 /// One client's places: on its server, at its address, with its server's tenant and in the process.
@@ -22,26 +22,26 @@ pub struct Permit {
 
 #[derive(Debug)]
 struct ClientPlaces {
-    _server: Places,
-    _tenant: Places,
-    _process: Places,
+    _server: Slots,
+    _tenant: Slots,
+    _process: Slots,
     _instance: Option<RoomPlace>,
 }
 
 /// What the clients of several servers count against together.
 #[derive(Debug, Clone)]
-pub struct Room {
+pub struct SharedLimits {
     /// Clients of the process.
-    pub process: Arc<Count>,
+    pub process: Arc<ClientCount>,
     /// Instances of the server. `None`: its sessions get no instances of their own.
     pub instances: Option<Arc<dyn InstanceRoom>>,
     /// Clients of the server's tenant.
-    pub tenant: Arc<Count>,
+    pub tenant: Arc<ClientCount>,
 }
 
 /// A client behind a proxy that has a place, and whose true address is not known yet.
 #[derive(Debug)]
-pub struct Entered<C> {
+pub struct PreAdmitted<C> {
     client: C,
     places: ClientPlaces,
 }
@@ -54,7 +54,7 @@ pub struct Admitted<C> {
     permit: Permit,
 }
 
-impl<C> Entered<C> {
+impl<C> PreAdmitted<C> {
     /// Runs a step for the client, which keeps its place. If the step fails, the place is given
     /// back.
     ///
@@ -63,12 +63,12 @@ impl<C> Entered<C> {
     pub async fn and_then<D, E>(
         self,
         step: impl AsyncFnOnce(C) -> Result<D, E>,
-    ) -> Result<Entered<D>, E> {
-        Ok(Entered { client: step(self.client).await?, places: self.places })
+    ) -> Result<PreAdmitted<D>, E> {
+        Ok(PreAdmitted { client: step(self.client).await?, places: self.places })
     }
 }
 
-impl<C> std::ops::Deref for Entered<C> {
+impl<C> std::ops::Deref for PreAdmitted<C> {
     type Target = C;
 
     fn deref(&self) -> &C {
@@ -95,8 +95,8 @@ impl<C> std::ops::Deref for Admitted<C> {
 /// Decides over the new connections of one server. Its limits may change while it has clients.
 #[derive(Debug)]
 pub struct Gate {
-    clients: Arc<Count>,
-    room: ArcSwap<Room>,
+    clients: Arc<ClientCount>,
+    shared: ArcSwap<SharedLimits>,
     addresses: Arc<Addresses>,
     throttle: Mutex<Throttle>,
     networks: ArcSwap<Networks>,
@@ -105,10 +105,10 @@ pub struct Gate {
 impl Gate {
     /// Creates a gate with these limits, networks and shared limits.
     #[must_use]
-    pub fn new(throttle: Throttle, networks: Networks, room: Room) -> Self {
+    pub fn new(throttle: Throttle, networks: Networks, shared: SharedLimits) -> Self {
         Self {
-            clients: Count::up_to(throttle.max_clients),
-            room: ArcSwap::from_pointee(room),
+            clients: ClientCount::up_to(throttle.max_clients),
+            shared: ArcSwap::from_pointee(shared),
             addresses: Arc::default(),
             throttle: Mutex::new(throttle),
             networks: ArcSwap::from_pointee(networks),
@@ -149,8 +149,8 @@ impl Gate {
     ///
     /// # Errors
     /// The [`Refusal`]; the client is dropped, which closes it.
-    pub fn enter<C>(&self, client: C) -> Result<Entered<C>, Refusal> {
-        Ok(Entered { client, places: self.places()? })
+    pub fn pre_admit<C>(&self, client: C) -> Result<PreAdmitted<C>, Refusal> {
+        Ok(PreAdmitted { client, places: self.places()? })
     }
 
     /// Admits or refuses a client by the address that the proxy reported: the second half of
@@ -158,9 +158,9 @@ impl Gate {
     ///
     /// # Errors
     /// The [`Refusal`]; the client is dropped, which closes it.
-    pub fn vouch<C>(
+    pub fn admit_proxied<C>(
         &self,
-        entered: Entered<C>,
+        pre_admitted: PreAdmitted<C>,
         address: IpAddr,
         now: Instant,
     ) -> Result<Admitted<C>, Refusal> {
@@ -169,17 +169,17 @@ impl Gate {
         }
         let address = self.addresses.take(address, &self.throttle(), now)?;
         Ok(Admitted {
-            client: entered.client,
-            permit: Permit { _places: entered.places, _address: address },
+            client: pre_admitted.client,
+            permit: Permit { _places: pre_admitted.places, _address: address },
         })
     }
 
     fn places(&self) -> Result<ClientPlaces, Refusal> {
-        let room = self.room.load();
+        let shared = self.shared.load();
         let server = self.clients.take().ok_or(Refusal::MaxClients)?;
-        let tenant = room.tenant.take().ok_or(Refusal::TenantClients)?;
-        let process = room.process.take().ok_or(Refusal::Overload)?;
-        let instance = room
+        let tenant = shared.tenant.take().ok_or(Refusal::TenantClients)?;
+        let process = shared.process.take().ok_or(Refusal::Overload)?;
+        let instance = shared
             .instances
             .as_ref()
             .map(|room| RoomPlace::claim(room).ok_or(Refusal::Overload))
@@ -222,8 +222,8 @@ impl Gate {
 
     /// Changes the shared limits of new connections. Clients with a place count against the old
     /// ones.
-    pub fn set_room(&self, room: Room) {
-        self.room.store(Arc::new(room));
+    pub fn set_shared_limits(&self, shared: SharedLimits) {
+        self.shared.store(Arc::new(shared));
     }
 
     /// Changes which networks are admitted. Clients with a place keep it.
@@ -239,9 +239,9 @@ mod tests {
     use std::time::Duration;
 
     #[derive(Debug)]
-    struct Slots(Mutex<usize>);
+    struct InstanceSlots(Mutex<usize>);
 
-    impl Slots {
+    impl InstanceSlots {
         fn of(count: usize) -> Arc<Self> {
             Arc::new(Self(Mutex::new(count)))
         }
@@ -251,7 +251,7 @@ mod tests {
         }
     }
 
-    impl InstanceRoom for Slots {
+    impl InstanceRoom for InstanceSlots {
         fn claim(&self) -> Option<usize> {
             let mut left = self.0.lock().expect("a number");
             *left = left.checked_sub(1)?;
@@ -263,9 +263,9 @@ mod tests {
         }
     }
 
-    fn gate(max_clients: usize, process: Arc<Count>) -> Gate {
-        let room = Room { process, instances: None, tenant: Count::up_to(0) };
-        Gate::new(Throttle { max_clients, ..Throttle::default() }, Networks::default(), room)
+    fn gate(max_clients: usize, process: Arc<ClientCount>) -> Gate {
+        let shared = SharedLimits { process, instances: None, tenant: ClientCount::up_to(0) };
+        Gate::new(Throttle { max_clients, ..Throttle::default() }, Networks::default(), shared)
     }
 
     fn admit(gate: &Gate) -> Result<Admitted<()>, Refusal> {
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn freed_place_is_given_again() {
-        let gate = gate(2, Count::up_to(0));
+        let gate = gate(2, ClientCount::up_to(0));
         let first = admit(&gate).expect("below the maximum");
         let second = admit(&gate).expect("at the maximum");
         assert_eq!(admit(&gate).err(), Some(Refusal::MaxClients));
@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn full_process_gives_the_servers_place_back() {
-        let process = Count::up_to(1);
+        let process = ClientCount::up_to(1);
         let (one, other) = (gate(0, process.clone()), gate(5, process));
         let held = admit(&one).expect("room");
         assert_eq!(admit(&other).err(), Some(Refusal::Overload));
@@ -298,11 +298,15 @@ mod tests {
 
     #[test]
     fn servers_of_a_tenant_share_its_places() {
-        let (process, tenant, slots) = (Count::up_to(0), Count::up_to(2), Slots::of(1));
+        let (process, tenant, slots) =
+            (ClientCount::up_to(0), ClientCount::up_to(2), InstanceSlots::of(1));
         let gate = |instances| {
-            let room =
-                Room { process: Arc::clone(&process), instances, tenant: Arc::clone(&tenant) };
-            Gate::new(Throttle::default(), Networks::default(), room)
+            let shared = SharedLimits {
+                process: Arc::clone(&process),
+                instances,
+                tenant: Arc::clone(&tenant),
+            };
+            Gate::new(Throttle::default(), Networks::default(), shared)
         };
         let (own, shared) = (gate(Some(Arc::clone(&slots) as Arc<dyn InstanceRoom>)), gate(None));
         let first = admit(&own).expect("a slot and a place");
@@ -315,7 +319,7 @@ mod tests {
 
     #[test]
     fn lowered_limit_keeps_clients_and_admits_none() {
-        let gate = gate(4, Count::up_to(0));
+        let gate = gate(4, ClientCount::up_to(0));
         let mut inside: Vec<_> = (0..4).map(|_| admit(&gate).expect("room")).collect();
         gate.change(Change { max_clients: Some(2), ..Change::default() }).expect("a limit");
         for left in [4, 3, 2] {
@@ -327,7 +331,7 @@ mod tests {
 
     #[test]
     fn change_touches_named_limits_only() {
-        let gate = gate(4, Count::up_to(0));
+        let gate = gate(4, ClientCount::up_to(0));
         let change =
             Change { accept_interval: Some(Duration::from_millis(5)), ..Change::default() };
         let before = gate.change(change).expect("limits");
@@ -345,12 +349,13 @@ mod tests {
 
     #[test]
     fn refused_proxied_client_gives_its_place_back() {
-        let gate = gate(1, Count::up_to(0));
+        let gate = gate(1, ClientCount::up_to(0));
         let deny = vec!["192.0.2.0/24".parse().expect("a network")];
         gate.set_networks(Networks { allow: Vec::new(), deny });
-        let entered = gate.enter(()).expect("room");
-        assert_eq!(gate.enter(()).err(), Some(Refusal::MaxClients));
-        let known = gate.vouch(entered, Ipv4Addr::new(192, 0, 2, 9).into(), Instant::now());
+        let pre_admitted = gate.pre_admit(()).expect("room");
+        assert_eq!(gate.pre_admit(()).err(), Some(Refusal::MaxClients));
+        let known =
+            gate.admit_proxied(pre_admitted, Ipv4Addr::new(192, 0, 2, 9).into(), Instant::now());
         assert_eq!((known.err(), gate.clients()), (Some(Refusal::Denied), 0));
     }
 }

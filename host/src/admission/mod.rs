@@ -14,8 +14,8 @@ mod room;
 mod throttle;
 
 pub use addresses::AddressGroup;
-pub use count::{Count, Places};
-pub use gate::{Admitted, Entered, Gate, Permit, Room};
+pub use count::{ClientCount, Slots};
+pub use gate::{Admitted, Gate, Permit, PreAdmitted, SharedLimits};
 pub use networks::{Network, Networks};
 pub use room::InstanceRoom;
 pub use throttle::{Change, Throttle, ThrottleError};

@@ -12,7 +12,7 @@ use super::attach::resume_detached;
 use super::builder::{MIN_READ_RATE_DEFAULT, ServerBuilder, StartError};
 use super::handle::ServerHandle;
 use super::host::Host;
-use crate::admission::{Gate, InstanceRoom, Room};
+use crate::admission::{Gate, InstanceRoom, SharedLimits};
 use crate::handover::{DetachedSession, InheritedListener, OpenSocket};
 use crate::net::{BindError, Listener, Security};
 use crate::plugin::{Binding, Claim, EventProcedure, Holding, LoadError, Plugin, try_out};
@@ -173,10 +173,14 @@ impl Prepared {
     }
 
     /// The limits beside the server's own that new connections count against.
-    fn room(&self, host: &Host, tenant: &Tenant, holding: &Arc<Holding>) -> Room {
+    fn shared_limits(&self, host: &Host, tenant: &Tenant, holding: &Arc<Holding>) -> SharedLimits {
         let own = || -> Arc<dyn InstanceRoom> { Arc::clone(holding) as Arc<dyn InstanceRoom> };
         let instances = (self.description.shards == 0).then(own);
-        Room { process: Arc::clone(host.clients()), instances, tenant: Arc::clone(&tenant.clients) }
+        SharedLimits {
+            process: Arc::clone(host.clients()),
+            instances,
+            tenant: Arc::clone(&tenant.clients),
+        }
     }
 
     fn procedure(
@@ -264,7 +268,7 @@ impl Prepared {
         {
             service.breaker().reset(self.description.breaker);
         }
-        service.gate.set_room(self.room(host, &tenant, &holding));
+        service.gate.set_shared_limits(self.shared_limits(host, &tenant, &holding));
         service.registry.set_name_chars_max(self.description.name_chars_max);
         service.server_config.store(Arc::new(self.server_config(&service.pause_gate, &tenant)));
         let procedure = self.procedure(&service.name, &service.counters, &tenant, &holding);
@@ -290,7 +294,7 @@ impl Prepared {
         };
         let holding = self.holding.clone().unwrap_or_else(open);
         let procedure = Arc::new(self.procedure(&name, &counters, &tenant, &holding));
-        let room = self.room(host, &tenant, &holding);
+        let shared_limits = self.shared_limits(host, &tenant, &holding);
         let Prepared { description, configured, recorded, .. } = self;
         let history = match recorded.is_empty() {
             true => History::new(configured, &procedure),
@@ -300,7 +304,7 @@ impl Prepared {
             breaker: Mutex::new(Breaker::new(description.breaker)),
             workers: host.workers(),
             runtime: host.runtime().clone(),
-            gate: Gate::new(description.throttle, description.networks, room),
+            gate: Gate::new(description.throttle, description.networks, shared_limits),
             registry: Arc::new(Registry::new(description.name_chars_max)),
             counters,
             fault_lines: Bucket::new(FAULTS_LOGGED_PER_SECOND),

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{broadcast, oneshot};
 
-use crate::admission::Count;
+use crate::admission::ClientCount;
 use crate::handover::FdStore;
 use crate::plugin::{
     Capacity, Compiler, Engine, EngineConfig, EngineError, Loader, prepare_thread,
@@ -89,7 +89,7 @@ struct Ground {
     engine: Engine,
     loader: Loader,
     sessions_given: bool,
-    clients: Arc<Count>,
+    clients: Arc<ClientCount>,
     tenants: Tenants,
     records: Option<Arc<StateDir>>,
     notices: broadcast::Sender<HostNotice>,
@@ -125,7 +125,7 @@ impl Host {
         LanesStarted { threads: count, fast: &fast, idle: &idle }.emit();
         let (runtime, stop) = steering_thread().map_err(HostError::Threads)?;
         let pool = Arc::new(WorkPool::start(prepare_thread).map_err(HostError::Threads)?);
-        let clients = Count::up_to(Capacity::now().clients().max(1));
+        let clients = ClientCount::up_to(Capacity::now().clients().max(1));
         let (notices, _) = broadcast::channel(NOTICES_KEPT);
         Ok(Self(Arc::new(Ground {
             runtime,
@@ -308,7 +308,7 @@ impl Host {
     }
 
     /// Count of the process's clients.
-    pub(super) fn clients(&self) -> &Arc<Count> {
+    pub(super) fn clients(&self) -> &Arc<ClientCount> {
         &self.0.clients
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use crate::admission::Count;
+use crate::admission::ClientCount;
 use crate::locks::lock;
 use crate::sched::{MAIL_MAX_BYTES, Quota, QuotaLimits, QuotaStatus};
 
@@ -67,7 +67,7 @@ impl TenantLimits {
 pub(crate) struct Tenant {
     pub(crate) name: Arc<str>,
     pub(crate) quota: Arc<Quota>,
-    pub(crate) clients: Arc<Count>,
+    pub(crate) clients: Arc<ClientCount>,
 }
 
 impl Tenant {
@@ -107,7 +107,7 @@ impl Tenants {
         let tenant = Arc::new(Tenant {
             name: Arc::clone(&name),
             quota: Arc::default(),
-            clients: Count::up_to(0),
+            clients: ClientCount::up_to(0),
         });
         tenants.insert(name, Arc::clone(&tenant));
         tenant
