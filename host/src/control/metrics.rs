@@ -164,7 +164,7 @@ impl Collector for AllServers {
                     .map(|revision| (RevisionLabels::of(server.name(), revision), revision))
             })
             .collect();
-        of_editions(&mut to, &revisions)
+        of_revisions(&mut to, &revisions)
     }
 }
 
@@ -315,7 +315,7 @@ impl<'a> RevisionLabels<'a> {
 }
 
 /// Encodes the counters of each version of a plugin.
-fn of_editions(
+fn of_revisions(
     to: &mut DescriptorEncoder,
     revisions: &[(RevisionLabels, &RevisionMetricsStatus)],
 ) -> Result<(), fmt::Error> {
