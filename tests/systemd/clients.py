@@ -51,7 +51,7 @@ class Client:
 
 
 class Load:
-    """Clients on a thread of their own. What goes wrong is kept, and said where somebody asks."""
+    """Clients on a thread of their own. Problems are kept, and reported when a test asks."""
 
     def __init__(self):
         self.selector, self.problems, self.over = selectors.DefaultSelector(), [], False
