@@ -99,7 +99,6 @@ async fn take_back(server: Arc<dyn VersionedServer>) {
     if !change.put_back(&before, &bad, ("faults", Some(&figures))) {
         return;
     }
-    server.forget_faults();
     if before.hands_over() && bad.hands_over() {
         let live = server.on_build(&bad);
         migrate(&*server, &before, live, &mut SwapReport::default()).await;

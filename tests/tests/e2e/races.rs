@@ -15,14 +15,14 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use wharf::plugin::{InstanceLimits, Plugin};
 use wharf::server::{
-    CanaryOptions, CanaryRules, HostConfig, Quantity, RevisionState, ServerBuilder, ServerHandle,
-    SwapError, SwapPolicy, SwapRules,
+    BreakerLimits, BreakerState, CanaryOptions, CanaryRules, HostConfig, Quantity, RevisionState,
+    ServerBuilder, ServerHandle, SwapError, SwapPolicy, SwapRules,
 };
 use wharf::servers::{Plan, Servers};
 use wharf::session::SessionStats;
 use wharf_tests::clients::Client;
 use wharf_tests::control_site::ControlSite;
-use wharf_tests::guests::{component, inline, versioned};
+use wharf_tests::guests::{component, inline, root, versioned};
 use wharf_tests::servers::{describe, eventually, host, swap};
 
 fn version(label: char) -> Arc<Plugin> {
@@ -353,6 +353,43 @@ fn abandoned_swaps_still_count_against_the_limit() {
     assert!((0..20).any(some), "none was refused");
     drop(slow);
     asks.join().expect("it has ended");
+}
+
+#[test]
+fn rolled_back_version_leaves_a_closed_breaker() {
+    let rules = SwapRules { failures_min: 1, failures_share: 0.0, ..SwapRules::default() };
+    let limits = BreakerLimits { pause: Duration::from_secs(60), ..BreakerLimits::default() };
+    let server = versions(rules).breaker(limits).start().expect("it starts");
+    let mut slow = Client::connect(server.address());
+    let asks = busy(&slow);
+    eventually("it waits", || is_busy(&server));
+    // Traps when the session comes to it, and in each event of its own sessions.
+    let text = std::fs::read_to_string(root().join("tests/guests/bad-version.wat")).expect("it");
+    let trap = "unreachable";
+    let bad = inline("raced-bad", &text.replace("RESTORE", trap).replace("READ", trap));
+    let tripped = || server.counters().notices.get("tripped").copied().unwrap_or(0);
+    std::thread::scope(|scope| {
+        let swapped = scope.spawn(|| swap(&server, Arc::clone(&bad), SwapPolicy::HandOff));
+        eventually("it is current", || server.plugin().digest() == bad.digest());
+        let mut others = Vec::new();
+        eventually("its sessions trip the breaker", || {
+            let mut other = Client::connect(server.address());
+            other.send([1]);
+            others.push(other);
+            tripped() == 1
+        });
+        assert_ne!(server.breaker(), BreakerState::Closed);
+        // The busy session goes on, and cannot move.
+        let mut reader = slow.0.try_clone().expect("the same connection");
+        let reads = scope.spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+        let report = swapped.join().expect("the swap ends");
+        assert!(report.rolled_back, "{report:?}");
+        assert_eq!(server.breaker(), BreakerState::Closed);
+        next(&mut Client::connect(server.address()), 'a', 1);
+        asks.join().expect("it has ended");
+        _ = slow.finish();
+        reads.join().expect("it has ended").expect("no error");
+    });
 }
 
 #[test]

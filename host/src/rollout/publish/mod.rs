@@ -205,6 +205,8 @@ impl VersionChange {
         history.make_current(before);
         history.take_back(bad, why, figures);
         drop(history);
+        // The faults were those of the bad version.
+        self.server.forget_faults();
         let (plugin, digest) = (before.plugin().label(), before.plugin().digest());
         let (server, bad) = (&**self.server.name(), &*bad.plugin().label());
         SwapRolledBack { server, bad, plugin: &plugin, digest, reason: why, figures }
