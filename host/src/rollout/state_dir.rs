@@ -354,3 +354,26 @@ fn remove(file: &Path) {
         let _ = fs::remove_file(file);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    /// A record as the process of version 0.1.0 writes it, with every state and origin.
+    const RELEASED: &str = include_str!("record-0.1.0.json");
+
+    #[test]
+    fn released_records_are_read_and_written() {
+        let record: Record = serde_json::from_str(RELEASED).expect("a record");
+        let current = record.revisions.iter().find(|one| one.state == RevisionState::Current);
+        assert_eq!(
+            current.map(|one| (one.number, one.label())),
+            Some((2, "echo-1 unversioned".into()))
+        );
+        assert!(record.revisions.iter().all(is_sound));
+        let released: Value = serde_json::from_str(RELEASED).expect("JSON");
+        assert_eq!(serde_json::to_value(&record).expect("JSON"), released);
+    }
+}
