@@ -251,21 +251,56 @@ fn public_types_have_names_of_their_own() {
     assert!(shared.is_empty(), "{shared:#?}");
 }
 
-/// Files and folders that the glossary names, below `host/src` or the project.
+/// Whether a file, or a file of a folder, declares a type of this name.
+fn declares(place: &Path, name: &str) -> bool {
+    let mut found = Vec::new();
+    if place.is_dir() {
+        files(place, "rs", &mut found);
+    } else {
+        found.push(place.to_owned());
+    }
+    let is_declaration = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        words.windows(2).any(|pair| {
+            let end = pair[1].find(|one: char| !one.is_alphanumeric() && one != '_');
+            ["struct", "enum", "trait", "type"].contains(&pair[0])
+                && &pair[1][..end.unwrap_or(pair[1].len())] == name
+        })
+    };
+    read(found).iter().any(|(_, text)| {
+        text.lines().any(|line| !line.trim_start().starts_with("//") && is_declaration(line))
+    })
+}
+
+/// Files, folders and types that the glossary names, below `host/src` or the project. A type is in
+/// one of the places that its row names.
 #[test]
-fn glossary_names_files_that_exist() {
+fn glossary_names_files_and_types_that_exist() {
     let page = fs::read_to_string(root().join("docs/glossary.md")).expect("the glossary");
-    let (mut wrong, mut seen) = (Vec::new(), 0);
+    let (mut wrong, mut paths, mut types) = (Vec::new(), 0, 0);
     for row in page.lines().filter(|line| line.starts_with('|')) {
-        let place = row.trim_end_matches(['|', ' ']).rsplit('|').next().unwrap_or_default();
-        for path in place.split('`').skip(1).step_by(2).filter(|text| text.contains('/')) {
-            let exists = |base: &str| root().join(base).join(path).exists();
-            if !exists("host/src") && !exists("") {
-                wrong.push(path.to_owned());
+        let cell = row.trim_end_matches(['|', ' ']).rsplit('|').next().unwrap_or_default();
+        let is_path = |text: &&str| text.contains('/') || text.ends_with(".rs");
+        let (named, names): (Vec<_>, Vec<_>) =
+            cell.split('`').skip(1).step_by(2).partition(is_path);
+        let mut places = Vec::new();
+        for path in &named {
+            let bases = [root().join("host/src"), root()];
+            match bases.into_iter().map(|base| base.join(path)).find(|place| place.exists()) {
+                Some(place) => places.push(place),
+                None => wrong.push((*path).to_owned()),
             }
-            seen += 1;
+        }
+        paths += named.len();
+        // A cell without a place explains words, and its code is no type of the row.
+        for name in names.into_iter().filter(|_| !named.is_empty()) {
+            if !places.iter().any(|place| declares(place, name)) {
+                wrong.push(format!("{named:?} without {name}"));
+            }
+            types += 1;
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(seen > 100, "only {seen} paths were found");
+    assert!(paths > 100, "only {paths} paths were found");
+    assert!(types > 50, "only {types} types were found");
 }
