@@ -32,7 +32,7 @@
 //! | `service` | the state of a running server, which its tasks share |
 //! | [`servers`] | all servers of a process, and reloads of their configuration |
 //! | [`upgrade`] | a new process takes the place of this one |
-//! | `handover` | a session on its way to another process |
+//! | `handover` | what one process leaves to the next: listeners, control endpoints, sessions |
 //! | [`telemetry`] | log lines and counters |
 //! | [`config`] | `wharf.toml` |
 //! | [`control`] | the control API |

@@ -9,8 +9,8 @@ use crate::net::Listener;
 #[derive(Debug)]
 pub struct InheritedListener {
     pub(crate) socket: TcpListener,
-    /// Whether the starter of the processes chose the socket. Then it counts even if the
-    /// specification names another address.
+    /// Whether another program, such as systemd, passed the socket. If so, the socket counts even
+    /// if the specification names another address.
     pub(crate) given: bool,
     /// Sessions of the process before may have numbers up to this one.
     pub(crate) ids_above: u64,

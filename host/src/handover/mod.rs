@@ -1,7 +1,7 @@
-//! A session on the move: its messages, its packed form, and the descriptor store.
+//! What one process leaves to the next: listening sockets, control endpoints and sessions.
 //!
-//! A session leaves a process for a new process, by the messages of an upgrade, or for the
-//! descriptor store. Nothing here knows a server.
+//! They leave a process for a new process, by the messages of an upgrade, or for the descriptor
+//! store. Nothing here knows a server.
 
 mod detached;
 mod error;

@@ -25,11 +25,11 @@ pub(crate) struct PackedSession {
 /// Sends a session away, or returns why it stays. Blocks.
 pub(crate) type SendSession = dyn Fn(PackedSession) -> Result<(), LeaveError> + Send + Sync;
 
-/// Outcome of an upgrade for the sessions of the old process.
+/// Outcome for the sessions of a process that gives its servers up.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SessionsSent {
-    /// Number of sessions that go on in the new process.
+    /// Number of sessions that the new process or the descriptor store took.
     pub moved: usize,
-    /// Number of sessions that finish in the old process, by reason.
+    /// Number of sessions that the new process or the store did not take, by reason.
     pub stayed: BTreeMap<String, usize>,
 }
