@@ -1,4 +1,7 @@
 //! `/metrics`: OpenMetrics text. Labels are servers, plugins, classes and reasons, never a session.
+//!
+//! The names here lack the prefix `wharf_` and the suffix of a type or unit, such as `_total`,
+//! `_bytes`, `_seconds` or `_info`: `refused` is `wharf_refused_total`.
 
 use std::fmt;
 use std::sync::Arc;

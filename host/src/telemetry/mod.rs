@@ -1,7 +1,7 @@
 //! Telemetry: each occurrence is one struct with one log line and one counter.
 //!
 //! Names of reasons are stable. Text of a peer or a plugin is escaped before it is logged. Bytes of
-//! a session are never logged.
+//! a session are never logged. Names of metrics are in `control/metrics.rs`.
 
 mod bucket;
 mod counters;
