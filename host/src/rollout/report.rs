@@ -1,4 +1,4 @@
-//! Policy, report and errors of a swap.
+//! Report and errors of a swap.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -40,10 +40,10 @@ pub struct SwapReport {
     pub moved: usize,
     /// Number of sessions that stayed on the old version, by reason.
     pub stayed: BTreeMap<String, usize>,
-    /// Number of sessions that ended because the old version could not save them, by reason.
+    /// Number of sessions that ended by a fault in `save`, or that had to end meanwhile, by reason.
     pub lost: BTreeMap<String, usize>,
-    /// Whether too many sessions could not move, so that the version was rolled back. New sessions
-    /// then get the version before, and the sessions that had moved are on that again.
+    /// Whether the version that was tried is not kept: it was rolled back, a canary included, or an
+    /// atomic swap to it was called off. New sessions get the version before.
     pub rolled_back: bool,
     /// Number of sessions that ended meanwhile, by themselves or because the policy says so.
     pub ended: usize,

@@ -52,16 +52,16 @@ impl std::str::FromStr for SwapPolicy {
 pub struct SwapRules {
     /// Policy of swaps that name none. Default: hand-off.
     pub policy: SwapPolicy,
-    /// Smallest number of sessions that cannot move for which the version is rolled back. They must
-    /// also be more than `failures_share` of the sessions asked. Default 5.
+    /// The version is rolled back if at least this many sessions cannot migrate, and more than
+    /// `failures_share` of those asked. Default 5.
     pub failures_min: u32,
     /// See `failures_min`. 0 to 1. Default 0.02.
     pub failures_share: f64,
     /// Length of the probation after a swap. Up to a day; zero turns the probation off. Default: a
     /// minute.
     pub watch: Duration,
-    /// Smallest number of sessions that fault during the probation for which the version is rolled
-    /// back. They must also be more than `faults_share` of its sessions. Default 10.
+    /// The version is rolled back if at least this many sessions fault during the probation, at a
+    /// rate higher than that of the version before by more than `faults_share`. Default 10.
     pub faults_min: u32,
     /// See `faults_min`. 0 to 1. Default 0.1.
     pub faults_share: f64,
