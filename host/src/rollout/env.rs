@@ -1,5 +1,5 @@
-//! Environment of a server's versions: time, tasks, threads and disk. The process provides them, or
-//! the simulation does by its seed. This module decides nothing.
+//! Environment of rollouts and of ending sessions: time, tasks, threads and disk. The process
+//! provides them, or the simulation does by its seed. This module decides nothing.
 
 use std::fs::File;
 use std::io;

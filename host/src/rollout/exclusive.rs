@@ -1,5 +1,5 @@
-//! A lock with two ranks of callers: a roll-back does not wait for the swaps that were requested
-//! before it.
+//! The lock of swaps. It has two ranks of callers: roll-backs, promotions, reloads and upgrades
+//! come before swaps and canaries that wait.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -58,8 +58,8 @@ pub(crate) fn again(
     }
 }
 
-/// Says whether a plugin from this place may still run. A plugin from a registry has to be signed
-/// by a key that is trusted now, wherever its component was kept since.
+/// Checks that a plugin from a registry is still signed by a trusted key, wherever its component
+/// was kept since. A plugin from a file passes.
 ///
 /// Blocks as [`fetch`] does, but rarely for more than a look into the store. Stops early if `stop`
 /// is set.

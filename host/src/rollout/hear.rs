@@ -1,4 +1,4 @@
-//! Entry of session endings: the counts that they go to, and the replays that they begin.
+//! The end of a session: blame, canary and probation count it, and a fault may be replayed.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -36,7 +36,7 @@ pub(crate) trait LiveSessions: Send + Sync + 'static {
     /// and those for which it returns 1. Others can use the registry in between.
     fn live_on(&self, which: &dyn Fn(&Arc<EventProcedure>) -> Option<usize>) -> [LiveAddresses; 2];
 
-    /// The source of a client at this address.
+    /// The source that blame counts for a client at this address.
     fn source(&self, peer: IpAddr) -> Source;
 
     /// What clients can look up and send to, for replays.

@@ -32,8 +32,8 @@ const BEGUN_MAX: Duration = Duration::from_secs(5);
 /// Time that all sessions of a swap have together: ten seconds.
 pub const SWAP_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Migrates the sessions, a few at a time, and waits for busy sessions last. Returns false if so
-/// many could not move that the others were not asked.
+/// Migrates the sessions, a few at a time, and waits for busy sessions last. Returns false if too
+/// many sessions failed; the rest was then not asked.
 pub(super) async fn migrate(
     server: &dyn VersionedServer,
     next: &Arc<EventProcedure>,

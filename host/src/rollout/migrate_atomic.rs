@@ -1,8 +1,9 @@
 //! Atomic migration: all sessions move to another version at one moment, or none does.
 //!
 //! Each session makes its instance of the new version between two events and then waits. So no
-//! session handles an event with the new version while another does with the old one. New sessions
-//! wait before their first event.
+//! session handles an event with the new version while a session that could prepare handles one
+//! with the old version. A held-up session may stay on the old version. New sessions wait before
+//! their first event.
 
 use std::pin::pin;
 use std::sync::Arc;

@@ -5,9 +5,9 @@
 //! |---|---|---|
 //! | stage | the version is fetched, tried and kept; nothing has changed yet | `stage` |
 //! | publish | new sessions get the version | `publish` |
-//! | migrate | live sessions move, as the policy says | `migrate`, `migrate_atomic` |
-//! | watch | the version is on probation, or as a canary on trial | `probation`, `canary` |
-//! | record | the current version is written to disk | `state_dir` |
+//! | migrate | live sessions move, as the policy says | `introduce`, `migrate`, `migrate_atomic` |
+//! | watch | the version is on probation, or a canary | `watch` (probation), `judge` (canary) |
+//! | record | the current version is written to disk | `record` |
 //!
 //! [`Rollout::exclusive`] is the lock of swaps, and the [`VersionChange`] that it returns is the
 //! only way to change a version. A rollout sees its server through [`LiveSessions`] alone.

@@ -28,7 +28,7 @@ const FORMAT: u32 = 1;
 const RECORD: &str = "record.json";
 /// Largest record, in bytes.
 const RECORD_MAX_BYTES: u64 = 1 << 20;
-/// Largest number of a version that is believed. More versions than come after it are never made.
+/// Largest number that a record may have. It leaves room for all later revisions.
 const NUMBER_MAX: u64 = 1 << 60;
 /// Digits of a component's digest.
 const DIGEST_CHARS: usize = 64;
@@ -341,7 +341,7 @@ impl StateDir {
     }
 }
 
-/// Whether later versions can be counted on from it, and its digest can be the name of a file.
+/// Whether the number leaves room for later revisions, and the digest is safe as a file name.
 fn is_sound(revision: &Revision) -> bool {
     let is_digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     let digest = revision.digest.as_str();

@@ -88,7 +88,8 @@ impl Comparison {
         &mut self.before
     }
 
-    /// Counts a fault of the new version. Returns true if the version may be worse now.
+    /// Counts a fault of the new version. Returns the fault's mark, and whether there are enough
+    /// faults for a decision.
     pub(crate) fn faulted(
         &mut self,
         source: Source,

@@ -69,8 +69,8 @@ impl Suspect {
         lock(&self.comparison).new_version().well(source, now);
     }
 
-    /// Counts a fault in a session of the new version. Returns the fault to replay, and whether the
-    /// version may be worse now.
+    /// Counts a fault in a session of the new version. Returns the fault to replay, and whether
+    /// there are enough faults for a decision.
     pub(crate) fn faulted(&self, source: Source, blamed: &Blamed, now: Instant) -> (Tried, bool) {
         let (mark, enough) = lock(&self.comparison).faulted(source, blamed.fault(), now);
         let before = Arc::clone(&self.before);
