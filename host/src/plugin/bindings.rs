@@ -1,7 +1,7 @@
 //! The contract in `wit/` as Rust types, and the calls into a guest.
 //!
-//! This code is generated. The imports are linked by hand in `imports`, because a generated binding
-//! would copy every list that a guest passes.
+//! The Rust types are generated from `wit/`. Add no import here, but in `imports`. The imports are
+//! linked there by hand, because a generated binding would copy every list that a guest passes.
 
 #![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
 

@@ -21,8 +21,8 @@ use crate::server::{
 };
 use crate::work::{WorkError, WorkKind};
 
-/// Target of a reload: the shared configuration, and each server with its place in the file for
-/// messages.
+/// What the servers of a process are to be, at a start or after a reload. Each server has its place
+/// in the file for messages.
 pub struct Plan {
     /// Configuration of the host. It cannot be changed while servers run.
     pub host: HostConfig,
@@ -90,7 +90,7 @@ impl Servers {
         Ok(Self::bind(host, plan)?.run())
     }
 
-    /// Does everything that can fail and everything slow. Blocks while plugins load.
+    /// Loads the plugins, checks the plan and binds all addresses. Blocks meanwhile.
     ///
     /// # Errors
     /// [`PlanError`]; nothing is left bound.
@@ -145,7 +145,7 @@ impl Servers {
         failed.map(|server| server.name().to_owned()).collect()
     }
 
-    /// Whether all servers are stopping.
+    /// Whether the servers stop, drain, or were closed for another process.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)

@@ -44,15 +44,17 @@ pub(crate) struct Service {
     pub(crate) session_lines: Bucket,
     pub(crate) pause_lines: Bucket,
     pub(crate) pause_gate: Arc<PauseGate>,
+    /// The holder of the server's lock.
     pub(crate) holder: Holder,
     pub(crate) server_config: ArcSwap<ServerConfig>,
+    /// The text that an operator keeps with the server.
     pub(crate) data: Mutex<String>,
     pub(crate) started: Instant,
     pub(crate) task_tracker: Arc<TaskTracker>,
     pub(crate) breaker: Mutex<Breaker>,
     /// The plugin's versions.
     pub(crate) rollout: Rollout,
-    /// Loads plugins on behalf of no tenant.
+    /// Loader of the host; no tenant is charged.
     pub(crate) loader: Loader,
     pub(crate) workers: Arc<Workers>,
     /// The host's runtime, for work that continues if its caller is cancelled.
@@ -144,7 +146,7 @@ impl Service {
         }
     }
 
-    /// Whether the breaker admits a new connection now, or when to ask again.
+    /// Asks the breaker about a new connection. `Err` has the time to ask again.
     pub(crate) fn may_enter(&self, now: Instant) -> Result<(), Instant> {
         let (answer, change) = self.breaker().ask(now);
         self.turned(change);
@@ -156,8 +158,7 @@ impl Service {
         self.breaker().admitted(now);
     }
 
-    /// Reports the end of a session to the breaker. The session's version is one that new sessions
-    /// may get.
+    /// Reports a session's end to the breaker. Call it only for versions that new sessions may get.
     pub(crate) fn fared(&self, source: Source, fared: Fared) {
         let change = {
             let mut breaker = self.breaker();
@@ -351,7 +352,8 @@ impl Service {
         version.map(|version| (version, plan))
     }
 
-    /// Ends all sessions once the accepting task is gone, and stops. Idempotent.
+    /// Stops the server: closes its socket, ends canary and probation, then ends all sessions.
+    /// Idempotent.
     pub(crate) async fn stop(&self, grace: Duration, accepting: watch::Receiver<u64>) {
         if self.begin_stop() {
             self.tell(Occurrence::Draining);

@@ -1,5 +1,5 @@
-//! Old process of an upgrade: offers its sockets, waits until the new process serves, and only then
-//! takes no more new connections.
+//! Old process of an upgrade: offers its sockets, waits until the new process serves, then stops
+//! accepting.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

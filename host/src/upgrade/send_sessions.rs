@@ -83,7 +83,8 @@ pub(super) async fn leave_by(
     SessionsSent { moved, stayed }
 }
 
-/// Returns a number below all numbers of later sessions. `last` is the last number that was given.
+/// Returns the number above which the next process numbers its sessions. Leaves [`IDS_SPARE`]
+/// numbers or more after `last`.
 pub(super) fn ids_above(last: u64) -> u64 {
     (last / IDS_SPARE + 2) * IDS_SPARE
 }
