@@ -1,7 +1,7 @@
 //! A session's mailbox: bytes from other sessions, and signals from the server.
 //!
-//! The mailbox is the only part of a session that other tasks write to. Senders never wait: a full
-//! mailbox refuses.
+//! Other tasks put mail and signals into the mailbox, and requests into the procedure slot. Senders
+//! never wait: a full mailbox refuses.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, Ordering};
