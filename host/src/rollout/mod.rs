@@ -10,7 +10,7 @@
 //! | record | the current version is written to disk | `record` |
 //!
 //! [`Rollout::exclusive`] is the lock of swaps, and the [`VersionChange`] that it returns is the
-//! only way to change a version. A rollout sees its server through [`LiveSessions`] alone.
+//! only way to publish a version. A rollout sees its server through [`LiveSessions`] alone.
 
 pub(crate) mod blame;
 mod canary;
