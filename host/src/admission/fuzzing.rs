@@ -15,7 +15,7 @@ pub fn network(bytes: &[u8]) -> bool {
             true
         }
         Err(why) => {
-            assert!(why.contains("expected"), "{why}");
+            assert!(why.to_string().contains("expected"), "{why}");
             false
         }
     }

@@ -16,7 +16,7 @@ mod throttle;
 pub use addresses::AddressGroup;
 pub use count::{ClientCount, Slots};
 pub use gate::{Admitted, Gate, Permit, PreAdmitted, SharedLimits};
-pub use networks::{Network, Networks};
+pub use networks::{Network, NetworkError, Networks};
 pub use room::InstanceRoom;
 pub use throttle::{Change, Throttle, ThrottleError};
 

@@ -21,19 +21,36 @@ impl Network {
     }
 }
 
-impl FromStr for Network {
-    type Err = String;
+/// Why a text is no network.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NetworkError {
+    /// The text is neither an address nor a network in CIDR notation.
+    #[error(
+        "`{}` is no network: expected an address as 192.0.2.7 or a network as 2001:db8::/32",
+        .found.escape_debug()
+    )]
+    NoNetwork {
+        /// The text.
+        found: String,
+    },
+    /// The address has bits beyond the prefix.
+    #[error("`{found}` has bits beyond its prefix: expected {expected}")]
+    BitsBeyondPrefix {
+        /// The text.
+        found: String,
+        /// The network of this prefix that contains the address.
+        expected: Network,
+    },
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for Network {
+    type Err = NetworkError;
+
+    fn from_str(text: &str) -> Result<Self, NetworkError> {
         let single = text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
         let network = single.or_else(|_| text.parse::<IpNet>());
-        let network = network.map_err(|_| {
-            format!(
-                "`{}` is no network: expected an address as 192.0.2.7 or a network as \
-                 2001:db8::/32",
-                text.escape_debug()
-            )
-        })?;
+        let network = network.map_err(|_| NetworkError::NoNetwork { found: text.to_owned() })?;
         let network = match network {
             IpNet::V6(mapped) if mapped.prefix_len() >= MAPPED_BITS => {
                 match mapped.addr().to_ipv4_mapped() {
@@ -45,10 +62,10 @@ impl FromStr for Network {
             network => network,
         };
         if network.addr() != network.network() {
-            return Err(format!(
-                "`{text}` has bits beyond its prefix: expected {}",
-                network.trunc()
-            ));
+            return Err(NetworkError::BitsBeyondPrefix {
+                found: text.to_owned(),
+                expected: Self(network.trunc()),
+            });
         }
         Ok(Self(network))
     }

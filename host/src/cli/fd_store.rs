@@ -19,7 +19,7 @@ use rustix::io::retry_on_intr;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::locks::lock;
-use crate::upgrade::FdStore;
+use crate::upgrade::{FdStore, FdStoreError};
 
 /// The name of all descriptors of sessions in the store. Short, because one variable of the
 /// environment holds the names of all descriptors.
@@ -218,20 +218,20 @@ impl FdStore for SystemdStore {
         }
     }
 
-    fn keep_session(&self, descriptors: [BorrowedFd<'_>; 2]) -> Result<(), &'static str> {
+    fn keep_session(&self, descriptors: [BorrowedFd<'_>; 2]) -> Result<(), FdStoreError> {
         let mut kept = self.kept();
         if self.wanted().held {
             // systemd does not listen to this process yet.
-            return Err("store-gone");
+            return Err(FdStoreError::Gone);
         }
         if !kept.has_room(2, SESSIONS, self.max) {
-            return Err("store-full");
+            return Err(FdStoreError::Full);
         }
         // `FDPOLL=0` keeps the socket of a client that disconnects meanwhile, so that the next
         // process finds it and the plugin is told.
         let words = format!("FDSTORE=1\nFDNAME={SESSIONS}\nFDPOLL=0\n");
         if !self.tell(&words, &descriptors) {
-            return Err("store-gone");
+            return Err(FdStoreError::Gone);
         }
         kept.session_descriptors += 2;
         Ok(())
@@ -288,7 +288,7 @@ mod tests {
         let heard = || hears.recv(&mut [0; 64]).is_ok();
         let store = SystemdStore::at(folder.clone(), 3, false);
         assert_eq!((keep(&store), heard()), (Ok(()), true));
-        assert_eq!((keep(&store), heard()), (Err("store-full"), false));
+        assert_eq!((keep(&store), heard()), (Err(FdStoreError::Full), false));
         store.want("echo", Some(reader.as_fd().try_clone_to_owned().expect("a descriptor")));
         store.follow("echo");
         assert!(heard());
@@ -302,6 +302,6 @@ mod tests {
         };
         assert!(kept.has_room(2, SESSIONS, usize::MAX) && !kept.has_room(3, SESSIONS, usize::MAX));
         std::fs::remove_file(&folder).expect("it was there");
-        assert_eq!(keep(&SystemdStore::at(folder, 3, false)), Err("store-gone"));
+        assert_eq!(keep(&SystemdStore::at(folder, 3, false)), Err(FdStoreError::Gone));
     }
 }

@@ -70,8 +70,7 @@ pub(super) fn pull(arguments: &PullArgs, json: bool) -> ExitCode {
 
 fn send(arguments: &PushArgs, reference: &Reference) -> Result<Value> {
     let registries = arguments.terms.read()?;
-    let key =
-        arguments.sign.as_deref().map(SigningKey::read).transpose().map_err(anyhow::Error::msg)?;
+    let key = arguments.sign.as_deref().map(SigningKey::read).transpose()?;
     let parcel = parcel(&arguments.file)?;
     let version = parcel.version.clone();
     let digest = registries.push(reference, parcel, key.as_ref())?;

@@ -20,7 +20,7 @@ use super::help::CONTROL;
 use super::launch::Spawned;
 use super::request::Ask;
 use super::systemd;
-use crate::control::{Upgrade, UpgradeOptions, Upgraded};
+use crate::control::{Upgrade, UpgradeError, UpgradeOptions, Upgraded};
 use crate::net::FdChannel;
 use crate::servers::Servers;
 use crate::upgrade::{OfferError, UpgradeClient, offer_sockets};
@@ -133,19 +133,23 @@ impl Upgrader {
         })
     }
 
-    async fn start(&self, servers: Arc<Servers>, wish: UpgradeOptions) -> Result<Upgraded, String> {
+    async fn start(
+        &self,
+        servers: Arc<Servers>,
+        wish: UpgradeOptions,
+    ) -> Result<Upgraded, UpgradeError> {
         let program = wish.program.or_else(|| self.program.clone());
-        let program =
-            program.ok_or("it is not known where this program lies; name it with --program")?;
+        let program = program.ok_or(UpgradeError::UnknownProgram)?;
         let shown = program.display().to_string();
-        let at = |problem: String| format!("{shown}: {problem}; nothing was changed");
-        let (fd_channel, end) = FdChannel::pair().map_err(|error| at(error.to_string()))?;
-        let arguments = self.arguments.clone();
-        let start = move || Spawned::start(&program, &arguments, end, prepare_new_process);
+        let (fd_channel, end) = FdChannel::pair()
+            .map_err(|source| UpgradeError::Channel { program: program.clone(), source })?;
+        let (started, arguments) = (program.clone(), self.arguments.clone());
+        let start = move || Spawned::start(&started, &arguments, end, prepare_new_process);
         let threads = servers.host().clone();
-        let started =
-            threads.work(WorkKind::Urgent, start).await.map_err(|error| at(error.to_string()))?;
-        let child = started.map_err(|error| at(format!("cannot be started: {error}")))?;
+        let no_work = |source| UpgradeError::Work { program: program.clone(), source };
+        let started = threads.work(WorkKind::Urgent, start).await.map_err(no_work)?;
+        let child =
+            started.map_err(|source| UpgradeError::Start { program: program.clone(), source })?;
         let process = child.id();
         tracing::info!(program = shown, process, "a new process is to take over");
         let handed_over =
@@ -156,15 +160,16 @@ impl Upgrader {
             let gone = handed_over.is_ok() && child.ends_within(STAYS_MIN);
             (if gone { Err(OfferError::PeerLeft) } else { handed_over }, child)
         });
-        let (handed_over, mut child) = looked.await.map_err(|error| at(error.to_string()))?;
+        let (handed_over, mut child) = looked.await.map_err(no_work)?;
         let ready_peer = match handed_over {
             Ok(ready_peer) => ready_peer,
-            Err(problem) => {
-                let end = threads.work(WorkKind::Urgent, move || child.end()).await.ok().flatten();
-                let end = end.map(|status| format!(" ({status})")).unwrap_or_default();
-                let problem = at(format!("{problem}{end}"));
+            Err(source) => {
+                let end = threads.work(WorkKind::Urgent, move || child.end());
+                let status = end.await.ok().flatten();
+                let error = UpgradeError::Refused { program, source, status };
+                let problem = error.to_string();
                 tracing::error!(problem, "no new process took over");
-                return Err(problem);
+                return Err(error);
             }
         };
         // Released before systemd is told, because systemd then looks up the new process's parent.

@@ -28,8 +28,10 @@ pub(super) fn describe(
         |key: &str, problem: String| mistakes.push(format!("`registry.{key}`: {problem}"));
     let mut registry_config = RegistryConfig::default();
     if let Some(text) = &table.pull {
-        text.parse()
-            .map_or_else(|problem| wrong("pull", problem), |pull| registry_config.pull = pull);
+        match text.parse() {
+            Ok(pull) => registry_config.pull = pull,
+            Err(error) => wrong("pull", error.to_string()),
+        }
     }
     registry_config.store_dir =
         table.store_dir.as_ref().map_or_else(default_store_dir, |dir| Some(folder.join(dir)));
@@ -61,7 +63,7 @@ pub(super) fn describe(
     if let Some(file) = &table.credentials_file {
         match RegistryCredentials::read(&folder.join(file)) {
             Ok(credentials) => registry_config.credentials = credentials,
-            Err(problem) => wrong("credentials_file", problem),
+            Err(error) => wrong("credentials_file", error.to_string()),
         }
     }
     if let Some(hosts) = &table.plain_http {
@@ -91,10 +93,10 @@ pub(super) fn describe(
         }
     }
     if let Some(text) = &table.signature {
-        text.parse().map_or_else(
-            |problem| wrong("signature", problem),
-            |rule| registry_config.signature = rule,
-        );
+        match text.parse() {
+            Ok(rule) => registry_config.signature = rule,
+            Err(error) => wrong("signature", error.to_string()),
+        }
     }
     if registry_config.signature == SignatureRule::Required && table.trust.is_empty() {
         wrong(
@@ -138,7 +140,7 @@ fn trusted(tables: &[TrustTable], folder: &Path, mistakes: &mut Vec<String>) -> 
         for file in &table.keys {
             match PublicKey::read(&folder.join(file)) {
                 Ok(key) => keys.push(key),
-                Err(problem) => mistakes.push(format!("{place}: `keys`: {problem}")),
+                Err(error) => mistakes.push(format!("{place}: `keys`: {error}")),
             }
         }
         all.push(Trust { prefix: prefix.into(), keys });

@@ -1,5 +1,6 @@
 //! From one `[[server]]` table to a server specification.
 
+use std::fmt::Display;
 use std::num::NonZeroU16;
 use std::path::Path;
 use std::str::FromStr;
@@ -144,7 +145,7 @@ fn port(port: Option<i64>) -> Result<ListenPort, String> {
     })
 }
 
-fn parse<T: FromStr<Err = String>>(
+fn parse<T: FromStr<Err: Display>>(
     key: &str,
     text: Option<&str>,
     wrong: &mut Vec<String>,

@@ -33,4 +33,4 @@ pub use client::{Client, ClientError};
 pub use listener::{ListenerError, default_socket};
 pub use reload::Reload;
 pub use server::{Control, ControlConfig, ControlError, Opening, Token};
-pub use upgrade::{Upgrade, UpgradeOptions, Upgraded};
+pub use upgrade::{Upgrade, UpgradeError, UpgradeOptions, Upgraded};

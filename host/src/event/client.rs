@@ -40,14 +40,20 @@ impl fmt::Display for Priority {
     }
 }
 
-impl FromStr for Priority {
-    type Err = String;
+/// Word that names no [`Priority`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{found}` is no priority: expected background, low, normal, high or critical")]
+pub struct UnknownPriorityError {
+    /// The word.
+    pub found: String,
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for Priority {
+    type Err = UnknownPriorityError;
+
+    fn from_str(text: &str) -> Result<Self, UnknownPriorityError> {
         let found = Self::ALL.into_iter().find(|class| class.name() == text);
-        found.ok_or_else(|| {
-            format!("`{text}` is no priority: expected background, low, normal, high or critical")
-        })
+        found.ok_or_else(|| UnknownPriorityError { found: text.to_owned() })
     }
 }
 

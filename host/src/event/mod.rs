@@ -12,7 +12,7 @@ mod null;
 mod port;
 mod reason;
 
-pub use client::{ClientInfo, Priority, TlsInfo};
+pub use client::{ClientInfo, Priority, TlsInfo, UnknownPriorityError};
 pub use excerpt::{EXCERPT_MAX_BYTES, NAME_MAX_BYTES, NAMES_SHOWN_MAX, excerpt, some_of};
 pub use fault::{Fault, FaultKind, Origin};
 pub use kept::KeptEvent;

@@ -47,11 +47,23 @@ pub(crate) enum LeaveError {
     #[error("{0}")]
     Refused(String),
     /// The descriptor store does not keep the session.
-    #[error("{0}")]
-    NotStored(&'static str),
+    #[error(transparent)]
+    NotStored(#[from] FdStoreError),
     /// The system refused something.
     #[error(transparent)]
     System(#[from] io::Error),
+}
+
+/// Reason why a descriptor store does not keep a session. The text is a word for reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FdStoreError {
+    /// The store cannot be reached.
+    #[error("store-gone")]
+    Gone,
+    /// The store has no room for the session's descriptors.
+    #[error("store-full")]
+    Full,
 }
 
 /// Why a session is not restored in this process.

@@ -5,7 +5,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::detached;
-use super::error::LeaveError;
+use super::error::{FdStoreError, LeaveError};
 use super::packed::PackedSession;
 
 /// A descriptor store.
@@ -21,9 +21,8 @@ pub trait FdStore: Send + Sync {
     /// Keeps the descriptors of one session. Blocks for some seconds at most.
     ///
     /// # Errors
-    /// The reason why the session is not kept, as a word for reports. It is then certain that the
-    /// session is not kept.
-    fn keep_session(&self, descriptors: [BorrowedFd<'_>; 2]) -> Result<(), &'static str>;
+    /// [`FdStoreError`]. It is then certain that the session is not kept.
+    fn keep_session(&self, descriptors: [BorrowedFd<'_>; 2]) -> Result<(), FdStoreError>;
 }
 
 /// Leaves a packed session in the store.
@@ -39,7 +38,7 @@ pub(crate) fn detach(fd_store: &dyn FdStore, leaving: PackedSession) -> Result<(
     if verdict.is_closed() {
         return Err(LeaveError::Busy);
     }
-    fd_store.keep_session([note.as_fd(), socket.as_fd()]).map_err(LeaveError::NotStored)?;
+    fd_store.keep_session([note.as_fd(), socket.as_fd()])?;
     if verdict.send(true).is_ok() {
         return Ok(());
     }

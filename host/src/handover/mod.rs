@@ -13,6 +13,7 @@ mod messages;
 mod packed;
 
 pub use self::detached::DetachedSession;
+pub use self::error::FdStoreError;
 pub(crate) use self::error::{LeaveError, RestoreError};
 pub use self::fd_store::FdStore;
 pub(crate) use self::fd_store::detach;

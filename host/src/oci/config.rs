@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::credentials::RegistryCredentials;
-use super::error::RegistryProblem;
+use super::error::{RegistryProblem, SignatureError};
 use super::keys::PublicKey;
 use super::reference::Reference;
 
@@ -44,18 +44,23 @@ impl PullPolicy {
     }
 }
 
-impl FromStr for PullPolicy {
-    type Err = String;
+/// Word that names no [`PullPolicy`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected \"always\", \"if-missing\" or \"never\", found `{}`", .found.escape_debug())]
+pub struct UnknownPullPolicyError {
+    /// The word.
+    pub found: String,
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for PullPolicy {
+    type Err = UnknownPullPolicyError;
+
+    fn from_str(text: &str) -> Result<Self, UnknownPullPolicyError> {
         match text {
             "always" => Ok(Self::Always),
             "if-missing" => Ok(Self::IfMissing),
             "never" => Ok(Self::Never),
-            other => Err(format!(
-                "expected \"always\", \"if-missing\" or \"never\", found `{}`",
-                other.escape_debug()
-            )),
+            other => Err(UnknownPullPolicyError { found: other.to_owned() }),
         }
     }
 }
@@ -70,17 +75,22 @@ pub enum SignatureRule {
     Required,
 }
 
-impl FromStr for SignatureRule {
-    type Err = String;
+/// Word that names no [`SignatureRule`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected \"optional\" or \"required\", found `{}`", .found.escape_debug())]
+pub struct UnknownSignatureRuleError {
+    /// The word.
+    pub found: String,
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for SignatureRule {
+    type Err = UnknownSignatureRuleError;
+
+    fn from_str(text: &str) -> Result<Self, UnknownSignatureRuleError> {
         match text {
             "optional" => Ok(Self::Optional),
             "required" => Ok(Self::Required),
-            other => Err(format!(
-                "expected \"optional\" or \"required\", found `{}`",
-                other.escape_debug()
-            )),
+            other => Err(UnknownSignatureRuleError { found: other.to_owned() }),
         }
     }
 }
@@ -154,9 +164,9 @@ impl RegistryConfig {
         match (trust, self.signature) {
             (Some(trust), _) => Ok(Some(&trust.keys)),
             (None, SignatureRule::Optional) => Ok(None),
-            (None, SignatureRule::Required) => Err(RegistryProblem::Signature(
-                "no `[[registry.trust]]` says whose signature is believed here".into(),
-            )),
+            (None, SignatureRule::Required) => {
+                Err(RegistryProblem::Signature(SignatureError::NoTrust))
+            }
         }
     }
 

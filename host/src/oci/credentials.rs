@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -34,6 +35,63 @@ impl fmt::Debug for Login {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RegistryCredentials(BTreeMap<String, Login>);
 
+/// File that has no usable logins.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {cause}", .file.display())]
+pub struct LoginsFileError {
+    /// The file.
+    pub file: PathBuf,
+    /// The reason.
+    #[source]
+    pub cause: LoginsError,
+}
+
+/// Reason why the content of a file is no list of logins. No text of the file is in the reason,
+/// except the names of registries.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoginsError {
+    /// The file cannot be read, is too large, or lets other users read.
+    #[error("{0}")]
+    Unreadable(#[source] io::Error),
+    /// The text is not in the format of Docker's `config.json`.
+    #[error("expected Docker's config.json: line {line}: not as expected")]
+    NoConfig {
+        /// Number of the line.
+        line: usize,
+    },
+    /// A registry's login cannot be used.
+    #[error("`auths.{}`: {cause}", .registry.escape_debug())]
+    Login {
+        /// Name of the registry, as in the file.
+        registry: String,
+        /// The reason.
+        #[source]
+        cause: LoginError,
+    },
+}
+
+/// Reason why an entry of a registry is no login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoginError {
+    /// The entry has an identity token.
+    #[error("identity tokens are not supported; expected `auth`, or `username` and `password`")]
+    IdentityToken,
+    /// The entry has no user name or no password, for example because a helper program keeps them.
+    #[error(
+        "expected `auth`, or `username` and `password`; logins that a helper program keeps are \
+         not read"
+    )]
+    Missing,
+    /// The member `auth` is no base64.
+    #[error("`auth`: expected base64")]
+    NoBase64,
+    /// The member `auth` is no user name and password with a colon between them.
+    #[error("`auth`: expected NAME:PASSWORD in base64")]
+    NoNameAndPassword,
+}
+
 #[derive(Deserialize)]
 struct File {
     #[serde(default)]
@@ -54,26 +112,22 @@ impl RegistryCredentials {
     /// Reads a file that no other user may read.
     ///
     /// # Errors
-    /// The problem with the file, and the file's name.
-    pub fn read(file: &Path) -> Result<Self, String> {
-        let wrong = |problem: String| format!("{}: {problem}", file.display());
-        let text =
-            files::read_secret(file, FILE_MAX_BYTES).map_err(|error| wrong(error.to_string()))?;
-        Self::parse(&text).map_err(wrong)
+    /// [`LoginsFileError`], with the file's name.
+    pub fn read(file: &Path) -> Result<Self, LoginsFileError> {
+        let read = files::read_secret(file, FILE_MAX_BYTES).map_err(LoginsError::Unreadable);
+        read.and_then(|text| Self::parse(&text))
+            .map_err(|cause| LoginsFileError { file: file.to_owned(), cause })
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str) -> Result<Self, LoginsError> {
         // The parser's own message could quote the file, so only the line's number is shown.
-        let file: File = serde_json::from_str(text).map_err(|error| {
-            format!("expected Docker's config.json: line {}: not as expected", error.line())
-        })?;
-        let read = |(place, entry): (String, Entry)| {
-            let login = entry
-                .login()
-                .map_err(|problem| format!("`auths.{}`: {problem}", place.escape_debug()))?;
-            Ok((host(&place).to_owned(), login))
+        let file: File = serde_json::from_str(text)
+            .map_err(|error| LoginsError::NoConfig { line: error.line() })?;
+        let read = |(registry, entry): (String, Entry)| match entry.login() {
+            Ok(login) => Ok((host(&registry).to_owned(), login)),
+            Err(cause) => Err(LoginsError::Login { registry, cause }),
         };
-        file.auths.into_iter().map(read).collect::<Result<_, String>>().map(Self)
+        file.auths.into_iter().map(read).collect::<Result<_, _>>().map(Self)
     }
 
     /// Returns the login for a registry, by host and port.
@@ -86,27 +140,19 @@ impl RegistryCredentials {
 }
 
 impl Entry {
-    fn login(self) -> Result<Login, String> {
+    fn login(self) -> Result<Login, LoginError> {
         if !self.identitytoken.is_empty() {
-            return Err(
-                "identity tokens are not supported; expected `auth`, or `username` and `password`"
-                    .into(),
-            );
+            return Err(LoginError::IdentityToken);
         }
         if self.auth.is_empty() {
             return match (self.username.is_empty(), self.password.is_empty()) {
                 (false, false) => Ok(Login { user: self.username, password: self.password }),
-                _ => Err("expected `auth`, or `username` and `password`; logins that a helper \
-                    program keeps are not \
-                          read"
-                    .into()),
+                _ => Err(LoginError::Missing),
             };
         }
-        let bytes = STANDARD.decode(self.auth.trim()).map_err(|_| "`auth`: expected base64")?;
-        let text =
-            String::from_utf8(bytes).map_err(|_| "`auth`: expected NAME:PASSWORD in base64")?;
-        let (user, password) =
-            text.split_once(':').ok_or("`auth`: expected NAME:PASSWORD in base64")?;
+        let bytes = STANDARD.decode(self.auth.trim()).map_err(|_| LoginError::NoBase64)?;
+        let text = String::from_utf8(bytes).map_err(|_| LoginError::NoNameAndPassword)?;
+        let (user, password) = text.split_once(':').ok_or(LoginError::NoNameAndPassword)?;
         Ok(Login { user: user.into(), password: password.into() })
     }
 }
@@ -144,7 +190,7 @@ mod tests {
             (r#"{"auths": {"a.b": {"auth": "aHVzaA=="}}}"#, "NAME:PASSWORD"),
             (r#"{"auths": "hush"}"#, "line 1"),
         ] {
-            let said = RegistryCredentials::parse(text).expect_err(text);
+            let said = RegistryCredentials::parse(text).expect_err(text).to_string();
             assert!(said.contains(word) && !said.contains("hush"), "{said}");
         }
     }

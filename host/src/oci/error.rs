@@ -1,8 +1,12 @@
 //! Errors of pulls from a registry and pushes to it.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use super::digest::Digest;
 
 /// Failed pull or push: one clear reason, and the reference. Nothing half-done is left anywhere.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +106,7 @@ pub enum RegistryProblem {
     },
     /// Author or operator: the configuration demands a signature, and this is the problem with it.
     #[error("a signature is required, and {0}")]
-    Signature(String),
+    Signature(#[source] SignatureError),
     /// Author or registry: data about a plugin is malformed.
     #[error("the {what} that the registry has is not as expected: {cause}")]
     Unreadable {
@@ -139,6 +143,164 @@ pub enum RegistryProblem {
     /// Host: no client could be made.
     #[error("cannot make a client for registries: {0}")]
     Client(String),
+}
+
+/// Reason why no trusted signature of a plugin is known.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SignatureError {
+    /// Operator: no trusted key is configured for the plugin's place.
+    #[error("no `[[registry.trust]]` says whose signature is believed here")]
+    NoTrust,
+    /// Operator: the store has the plugin without a signature. The plugin was pulled while none was
+    /// required.
+    #[error("none is in the store; `wharf plugin pull` asks the registry")]
+    NotKept,
+    /// Operator: there is no store to look for signatures.
+    #[error("there is no store that has one")]
+    NoStore,
+    /// Host: the reference of the plugin has no digest.
+    #[error("no record has its digest")]
+    NoDigest,
+    /// Author or registry: no signature that was read counts.
+    #[error(transparent)]
+    Unsigned(#[from] Box<UnsignedError>),
+    /// Author or registry: neither the store nor the registry has a trusted signature.
+    #[error("{}; its registry was asked, too: {}", .kept.of_signature(), .asked.of_signature())]
+    NotKeptNorServed {
+        /// Problem with the signatures in the store.
+        kept: Box<RegistryProblem>,
+        /// Problem with the signatures in the registry.
+        #[source]
+        asked: Box<RegistryProblem>,
+    },
+}
+
+impl RegistryProblem {
+    /// Returns the text of a problem with a signature, without saying that one is required.
+    pub(super) fn of_signature(&self) -> String {
+        match self {
+            Self::Signature(error) => error.to_string(),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// Plugin without a trusted signature among those that were read, and the parts that were not read.
+#[derive(Debug, thiserror::Error)]
+pub struct UnsignedError {
+    /// Problem with the signature that is nearest to a trusted one.
+    pub cause: UntrustedError,
+    /// Number of signatures that were not read, because of their form or their number.
+    pub passed_over: usize,
+    /// Number of signatures that are read.
+    pub read_max: usize,
+    /// Number of referrers that were not fetched.
+    pub referrers_left: usize,
+    /// Whether the list of referrers has further parts, which were not fetched.
+    pub pages_left: bool,
+    /// First problem because of which a signature could not be read.
+    #[source]
+    pub unread: Option<Arc<RegistryProblem>>,
+}
+
+impl fmt::Display for UnsignedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cause, passed_over, read_max, referrers_left, pages_left, unread } = self;
+        write!(f, "{cause}")?;
+        if *passed_over > 0 {
+            write!(
+                f,
+                "; {passed_over} in other forms, or beyond the first {read_max}, not looked at: \
+                 sign it with a key for ECDSA on P-256, by `wharf plugin push --sign` or `cosign \
+                 sign --key`"
+            )?;
+        }
+        if *referrers_left > 0 {
+            write!(f, "; {referrers_left} of its referrers not looked at, for there are too many")?;
+        }
+        if *pages_left {
+            f.write_str(
+                "; the list of its referrers goes on, and only its first part was looked at",
+            )?;
+        }
+        match unread {
+            Some(problem) => write!(f, "; not all could be read: {problem}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Reason why none of the signatures that were read is a trusted one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UntrustedError {
+    /// A trusted key signed a text that is no signature of a plugin.
+    #[error("what {key} has signed is no signature of a plugin")]
+    NoSignature {
+        /// Name of the key.
+        key: String,
+    },
+    /// A trusted key signed other content.
+    #[error("{key} has signed another digest: {}", excerpt(.digest))]
+    OtherDigest {
+        /// Name of the key.
+        key: String,
+        /// The signed digest.
+        digest: String,
+    },
+    /// A trusted key signed this content under the name of another plugin.
+    #[error("{key} has signed it as another plugin: {}", excerpt(.place))]
+    OtherPlugin {
+        /// Name of the key.
+        key: String,
+        /// The signed name.
+        place: String,
+    },
+    /// A trusted key signed this content without a name, and the reference is a tag.
+    #[error(
+        "{key} has signed it without saying which plugin it is, so that under a tag it could \
+         stand in for another; name its digest where it is wanted (`@{digest}`), or sign it with \
+         `cosign sign -a repository={repository}`"
+    )]
+    NoRepository {
+        /// Name of the key.
+        key: String,
+        /// Digest of the plugin.
+        digest: Digest,
+        /// Repository of the plugin.
+        repository: String,
+    },
+    /// All signatures have forms that the host does not read.
+    #[error(
+        "it has no signature in a form that is looked at; expected one of {}", .trusted.join(", ")
+    )]
+    OtherForms {
+        /// Names of the trusted keys.
+        trusted: Vec<String>,
+    },
+    /// No signature was found where not everything was read.
+    #[error("none was found; expected one of {}", .trusted.join(", "))]
+    NoneFound {
+        /// Names of the trusted keys.
+        trusted: Vec<String>,
+    },
+    /// There is no signature.
+    #[error("it is not signed; expected one of {}", .trusted.join(", "))]
+    NotSigned {
+        /// Names of the trusted keys.
+        trusted: Vec<String>,
+    },
+    /// All signatures are by other keys.
+    #[error(
+        "none of its {count} signatures is by a key that is believed here: {}", .trusted.join(", ")
+    )]
+    OtherKeys {
+        /// Number of the signatures that were read.
+        count: usize,
+        /// Names of the trusted keys.
+        trusted: Vec<String>,
+    },
 }
 
 /// Returns the text of an error with all its causes, each text once. The result is one line without

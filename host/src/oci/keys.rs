@@ -1,7 +1,8 @@
 //! Keys of signatures: ECDSA on P-256, as cosign and `openssl` make them.
 
 use std::fmt;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use ring::rand::SystemRandom;
 use ring::signature::{
@@ -22,6 +23,55 @@ const P256: [u8; 26] = [
 ];
 const POINT_BYTES: usize = 65;
 
+/// File that has no usable key.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {cause}", .file.display())]
+pub struct KeyFileError {
+    /// The file.
+    pub file: PathBuf,
+    /// The reason.
+    #[source]
+    pub cause: KeyError,
+}
+
+/// Reason why the content of a file is no usable key.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// The file cannot be read, is too large, or lets other users read a private key.
+    #[error("{0}")]
+    Unreadable(#[source] io::Error),
+    /// The text is no public key in PEM.
+    #[error("expected a public key in PEM (`-----BEGIN PUBLIC KEY-----`)")]
+    NoPublicKey,
+    /// The public key is of another algorithm or curve.
+    #[error("expected a key for ECDSA on P-256, as cosign makes it")]
+    OtherPublicKey,
+    /// The private key is encrypted.
+    #[error(
+        "it is encrypted, which is not supported; keep one that is not where only you can read it"
+    )]
+    Encrypted,
+    /// The text is no private key in PKCS#8 and PEM.
+    #[error(
+        "expected a private key in PEM (`-----BEGIN PRIVATE KEY-----`); `openssl pkcs8 -topk8 \
+         -nocrypt` makes it of others"
+    )]
+    NoPrivateKey,
+    /// The private key is of another algorithm or curve.
+    #[error(
+        "expected a key for ECDSA on P-256: `openssl genpkey -algorithm EC -pkeyopt \
+         ec_paramgen_curve:P-256`"
+    )]
+    OtherPrivateKey,
+}
+
+impl KeyError {
+    fn of(self, file: &Path) -> KeyFileError {
+        KeyFileError { file: file.to_owned(), cause: self }
+    }
+}
+
 /// A trusted public key, with the name of its file for people.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PublicKey {
@@ -39,21 +89,20 @@ impl PublicKey {
     /// Reads a PEM file, as `cosign generate-key-pair` and `openssl pkey -pubout` write it.
     ///
     /// # Errors
-    /// The problem with the file, and the file's name.
-    pub fn read(file: &Path) -> Result<Self, String> {
-        let wrong = |problem: &dyn fmt::Display| format!("{}: {problem}", file.display());
-        let pem = files::read(file, KEY_MAX_BYTES).map_err(|error| wrong(&error))?;
-        let point = Self::parse(&pem).map_err(|problem| wrong(&problem))?;
+    /// [`KeyFileError`], with the file's name.
+    pub fn read(file: &Path) -> Result<Self, KeyFileError> {
+        let read = files::read(file, KEY_MAX_BYTES).map_err(KeyError::Unreadable);
+        let point = read.and_then(|pem| Self::parse(&pem)).map_err(|cause| cause.of(file))?;
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Self { name, point })
     }
 
-    fn parse(pem: &[u8]) -> Result<Vec<u8>, &'static str> {
-        let der = SubjectPublicKeyInfoDer::from_pem_slice(pem)
-            .map_err(|_| "expected a public key in PEM (`-----BEGIN PUBLIC KEY-----`)")?;
+    fn parse(pem: &[u8]) -> Result<Vec<u8>, KeyError> {
+        let der =
+            SubjectPublicKeyInfoDer::from_pem_slice(pem).map_err(|_| KeyError::NoPublicKey)?;
         match der.strip_prefix(&P256) {
             Some(point) if point.len() == POINT_BYTES => Ok(point.to_vec()),
-            _ => Err("expected a key for ECDSA on P-256, as cosign makes it"),
+            _ => Err(KeyError::OtherPublicKey),
         }
     }
 
@@ -84,34 +133,25 @@ impl SigningKey {
     /// Reads a PEM file that no other user may read, as `openssl genpkey` writes it.
     ///
     /// # Errors
-    /// The problem with the file, and the file's name.
-    pub fn read(file: &Path) -> Result<Self, String> {
-        let wrong = |problem: &dyn fmt::Display| format!("{}: {problem}", file.display());
-        let pem = files::read_secret(file, KEY_MAX_BYTES).map_err(|error| wrong(&error))?;
+    /// [`KeyFileError`], with the file's name.
+    pub fn read(file: &Path) -> Result<Self, KeyFileError> {
+        let read = files::read_secret(file, KEY_MAX_BYTES).map_err(KeyError::Unreadable);
+        read.and_then(|pem| Self::parse(&pem)).map_err(|cause| cause.of(file))
+    }
+
+    fn parse(pem: &str) -> Result<Self, KeyError> {
         if pem.contains("ENCRYPTED") {
-            return Err(wrong(
-                &"it is encrypted, which is not supported; keep one that is not where only you can \
-                    read it",
-            ));
+            return Err(KeyError::Encrypted);
         }
-        let der = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| {
-            wrong(
-                &"expected a private key in PEM (`-----BEGIN PRIVATE KEY-----`); `openssl pkcs8 \
-                -topk8 -nocrypt` makes it of others",
-            )
-        })?;
+        let der = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes())
+            .map_err(|_| KeyError::NoPrivateKey)?;
         let random = SystemRandom::new();
         let pair = EcdsaKeyPair::from_pkcs8(
             &ECDSA_P256_SHA256_ASN1_SIGNING,
             der.secret_pkcs8_der(),
             &random,
         )
-        .map_err(|_| {
-            wrong(
-                &"expected a key for ECDSA on P-256: `openssl genpkey -algorithm EC -pkeyopt \
-                    ec_paramgen_curve:P-256`",
-            )
-        })?;
+        .map_err(|_| KeyError::OtherPrivateKey)?;
         Ok(Self { pair, random })
     }
 
@@ -152,7 +192,7 @@ mod tests {
                 "P-256",
             ),
         ] {
-            assert!(PublicKey::parse(pem.as_bytes()).expect_err(pem).contains(word));
+            assert!(PublicKey::parse(pem.as_bytes()).expect_err(pem).to_string().contains(word));
         }
     }
 }

@@ -32,12 +32,13 @@ mod token;
 
 pub use config::{
     COMPONENT_MAX_BYTES_DEFAULT, PLAIN_HTTP_DEFAULT, PullPolicy, RegistryConfig,
-    STORE_MAX_BYTES_DEFAULT, SignatureRule, TIMEOUT_DEFAULT, Trust,
+    STORE_MAX_BYTES_DEFAULT, SignatureRule, TIMEOUT_DEFAULT, Trust, UnknownPullPolicyError,
+    UnknownSignatureRuleError,
 };
-pub use credentials::{Login, RegistryCredentials};
+pub use credentials::{Login, LoginError, LoginsError, LoginsFileError, RegistryCredentials};
 pub use digest::Digest;
-pub use error::{RegistryError, RegistryProblem};
-pub use keys::{PublicKey, SigningKey};
+pub use error::{RegistryError, RegistryProblem, SignatureError, UnsignedError, UntrustedError};
+pub use keys::{KeyError, KeyFileError, PublicKey, SigningKey};
 pub use puller::{PluginOrigin, Pulled, Registries};
 pub use push::PushedComponent;
 pub use reference::{Reference, SCHEME};

@@ -10,7 +10,7 @@ use super::claim::Evidence;
 use super::client::RegistryClient;
 use super::config::{PullPolicy, RegistryConfig};
 use super::digest::Digest;
-use super::error::{RegistryError, RegistryProblem};
+use super::error::{RegistryError, RegistryProblem, SignatureError};
 use super::keys::PublicKey;
 use super::reference::Reference;
 use super::signature::{self, Found, Wanted};
@@ -185,9 +185,7 @@ impl Order<'_> {
     ) -> Result<String, RegistryProblem> {
         match store.evidence(plugin) {
             // The plugin was pulled while no signature was required.
-            none if none.is_empty() => Err(RegistryProblem::Signature(
-                "none is in the store; `wharf plugin pull` asks the registry".into(),
-            )),
+            none if none.is_empty() => Err(RegistryProblem::Signature(SignatureError::NotKept)),
             evidence => self.believed(&evidence.into(), keys, plugin),
         }
     }
@@ -266,7 +264,7 @@ impl Order<'_> {
         let mut found = Found::default();
         match registry_client.signatures(plugin).await {
             Ok(list) => registry_client.texts(&list, &mut found).await,
-            Err(problem) => found.note(&problem),
+            Err(problem) => found.note(problem),
         }
         if let Ok(name) = self.believed(&found, keys, plugin) {
             return Ok((found.evidence, name));
@@ -287,7 +285,7 @@ impl Order<'_> {
         let wanted = Wanted { plugin, repository: self.reference.repository(), by_digest };
         signature::check(found, keys, &wanted)
             .map(|key| key.name().to_owned())
-            .map_err(RegistryProblem::Signature)
+            .map_err(|unsigned| RegistryProblem::Signature(unsigned.into()))
     }
 
     fn pulled(

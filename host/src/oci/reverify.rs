@@ -4,7 +4,7 @@
 use super::client::RegistryClient;
 use super::config::PullPolicy;
 use super::digest::Digest;
-use super::error::{RegistryError, RegistryProblem};
+use super::error::{RegistryError, RegistryProblem, SignatureError};
 use super::keys::PublicKey;
 use super::puller::{Order, Registries, on_this_thread};
 use super::reference::Reference;
@@ -39,9 +39,8 @@ impl Registries {
     fn reverified(&self, reference: &Reference, stop: &Stop) -> Result<(), RegistryProblem> {
         let registry_config = self.config();
         let Some(keys) = registry_config.keys_for(reference)? else { return Ok(()) };
-        let digest = reference
-            .digest()
-            .ok_or_else(|| RegistryProblem::Signature("no record has its digest".into()))?;
+        let digest =
+            reference.digest().ok_or(RegistryProblem::Signature(SignatureError::NoDigest))?;
         let order = Order {
             registry_config,
             reference,
@@ -50,22 +49,19 @@ impl Registries {
         };
         let kept = match &order.store {
             Some(store) => order.signed_in(store, keys, digest),
-            None => Err(RegistryProblem::Signature("there is no store that has one".into())),
+            None => Err(RegistryProblem::Signature(SignatureError::NoStore)),
         };
         let Err(kept) = kept else { return Ok(()) };
         if registry_config.pull == PullPolicy::Never {
             return Err(kept);
         }
         on_this_thread(registry_config, stop, order.found_signed(keys, digest)).map_err(|asked| {
-            let what = |problem| match problem {
-                RegistryProblem::Signature(what) => what,
-                other => other.to_string(),
-            };
-            let (kept, asked) = (what(kept), what(asked));
-            RegistryProblem::Signature(if kept == asked {
-                kept
-            } else {
-                format!("{kept}; its registry was asked, too: {asked}")
+            if kept.of_signature() == asked.of_signature() {
+                return kept;
+            }
+            RegistryProblem::Signature(SignatureError::NotKeptNorServed {
+                kept: Box::new(kept),
+                asked: Box::new(asked),
             })
         })
     }

@@ -2,11 +2,12 @@
 //! plugin.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use super::bundle;
 use super::claim::{Claim, Evidence, Form};
 use super::digest::Digest;
-use super::error::{RegistryProblem, excerpt};
+use super::error::{RegistryProblem, UnsignedError, UntrustedError};
 use super::keys::PublicKey;
 use super::simple;
 
@@ -43,7 +44,7 @@ pub(super) struct Found {
     /// Whether the list of referrers has further parts, which were not fetched.
     pub(super) pages_left: bool,
     /// Reason why some signatures could not be read.
-    problem: Option<String>,
+    problem: Option<Arc<RegistryProblem>>,
 }
 
 impl Found {
@@ -66,8 +67,8 @@ impl Found {
     }
 
     /// Notes an unreadable signature. Only the first problem is reported.
-    pub(super) fn note(&mut self, problem: &RegistryProblem) {
-        self.problem.get_or_insert_with(|| problem.to_string());
+    pub(super) fn note(&mut self, problem: RegistryProblem) {
+        self.problem.get_or_insert_with(|| Arc::new(problem));
     }
 }
 
@@ -112,32 +113,30 @@ impl Wanted<'_> {
         judged.reduce(better).unwrap_or(Err(Flaw::OtherDigest(first)))
     }
 
-    fn explain(&self, flaw: &Flaw, key: &str) -> String {
+    fn explain(&self, flaw: Flaw, key: &str) -> UntrustedError {
+        let key = key.to_owned();
         match flaw {
-            Flaw::NoSignature => format!("what {key} has signed is no signature of a plugin"),
-            Flaw::OtherDigest(digest) => {
-                format!("{key} has signed another digest: {}", excerpt(digest))
-            }
-            Flaw::OtherPlugin(place) => {
-                format!("{key} has signed it as another plugin: {}", excerpt(place))
-            }
-            Flaw::NoRepository => format!(
-                "{key} has signed it without saying which plugin it is, so that under a tag it \
-                 could stand in for another; \
-                 name its digest where it is wanted (`@{}`), or sign it with `cosign sign -a \
-                 repository={}`",
-                self.plugin, self.repository
-            ),
+            Flaw::NoSignature => UntrustedError::NoSignature { key },
+            Flaw::OtherDigest(digest) => UntrustedError::OtherDigest { key, digest },
+            Flaw::OtherPlugin(place) => UntrustedError::OtherPlugin { key, place },
+            Flaw::NoRepository => UntrustedError::NoRepository {
+                key,
+                digest: self.plugin.clone(),
+                repository: self.repository.to_owned(),
+            },
         }
     }
 }
 
-/// Returns the key that signed this plugin, or why the plugin counts as unsigned.
+/// Returns the key that signed this plugin.
+///
+/// # Errors
+/// [`UnsignedError`] if the plugin counts as unsigned.
 pub(super) fn check<'a>(
     found: &Found,
     keys: &'a [PublicKey],
     wanted: &Wanted<'_>,
-) -> Result<&'a PublicKey, String> {
+) -> Result<&'a PublicKey, Box<UnsignedError>> {
     let mut nearest: Option<(Flaw, &str)> = None;
     for evidence in found.evidence.iter().take(SIGNATURES_MAX) {
         let Some(key) = keys.iter().find(|key| evidence.is_by(key)) else { continue };
@@ -147,41 +146,22 @@ pub(super) fn check<'a>(
             Err(flaw) => nearest = nearest.max(Some((flaw, key.name()))),
         }
     }
-    let names = || keys.iter().map(PublicKey::name).collect::<Vec<_>>().join(", ");
-    let mut said = match (nearest, found.evidence.len()) {
-        (Some((flaw, key)), _) => wanted.explain(&flaw, key),
-        (None, 0) if found.passed_over > 0 => {
-            format!("it has no signature in a form that is looked at; expected one of {}", names())
-        }
-        (None, 0) if found.is_partial() => {
-            format!("none was found; expected one of {}", names())
-        }
-        (None, 0) => format!("it is not signed; expected one of {}", names()),
-        (None, count) => {
-            format!("none of its {count} signatures is by a key that is believed here: {}", names())
-        }
+    let trusted = || keys.iter().map(|key| key.name().to_owned()).collect();
+    let cause = match (nearest, found.evidence.len()) {
+        (Some((flaw, key)), _) => wanted.explain(flaw, key),
+        (None, 0) if found.passed_over > 0 => UntrustedError::OtherForms { trusted: trusted() },
+        (None, 0) if found.is_partial() => UntrustedError::NoneFound { trusted: trusted() },
+        (None, 0) => UntrustedError::NotSigned { trusted: trusted() },
+        (None, count) => UntrustedError::OtherKeys { count, trusted: trusted() },
     };
-    if found.passed_over > 0 {
-        said += &format!(
-            "; {} in other forms, or beyond the first {SIGNATURES_MAX}, not looked at: sign it \
-             with a key for ECDSA on P-256, by \
-             `wharf plugin push --sign` or `cosign sign --key`",
-            found.passed_over
-        );
-    }
-    if found.referrers_left > 0 {
-        said += &format!(
-            "; {} of its referrers not looked at, for there are too many",
-            found.referrers_left
-        );
-    }
-    if found.pages_left {
-        said += "; the list of its referrers goes on, and only its first part was looked at";
-    }
-    if let Some(problem) = &found.problem {
-        said += &format!("; not all could be read: {problem}");
-    }
-    Err(said)
+    Err(Box::new(UnsignedError {
+        cause,
+        passed_over: found.passed_over,
+        read_max: SIGNATURES_MAX,
+        referrers_left: found.referrers_left,
+        pages_left: found.pages_left,
+        unread: found.problem.clone(),
+    }))
 }
 
 /// Returns whether a signed name means this repository. So a registry cannot present one signed
@@ -208,7 +188,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::oci::SigningKey;
+    use crate::oci::{SignatureError, SigningKey};
 
     fn wanted<'a>(plugin: &'a Digest, by_digest: bool) -> Wanted<'a> {
         Wanted { plugin, repository: "echo", by_digest }
@@ -247,7 +227,7 @@ mod tests {
         assert!(check(std::slice::from_ref(&good)).is_ok());
         assert!(check(&[by(&theirs, &plugin), good.clone()]).is_ok());
 
-        let refused = |evidence: &[Evidence]| check(evidence).expect_err("refused");
+        let refused = |evidence: &[Evidence]| check(evidence).expect_err("refused").to_string();
         assert!(refused(&[]).contains("not signed"));
         assert!(refused(&[by(&theirs, &plugin)]).contains("none of its 1"));
         assert!(refused(&[by(&ours, &Digest::of(b"other"))]).contains("another digest"));
@@ -272,7 +252,8 @@ mod tests {
         let keys = [key.public()];
         let said = |subjects: &[serde_json::Value], by_digest| {
             let found = vec![bundle(&key, &statement(subjects))].into();
-            check(&found, &keys, &wanted(&plugin, by_digest)).map(|_| ()).err().unwrap_or_default()
+            let checked = check(&found, &keys, &wanted(&plugin, by_digest));
+            checked.map(|_| String::new()).unwrap_or_else(|error| error.to_string())
         };
         let named = |place: &str| subject(&plugin, &json!({ "repository": place }));
         let bare = subject(&plugin, &json!(null));
@@ -305,6 +286,7 @@ mod tests {
             check(&vec![evidence].into(), &keys, &wanted(&plugin, true))
                 .map(|_| ())
                 .expect_err("refused")
+                .to_string()
         };
         for (member, value) in [
             ("predicateType", json!("https://slsa.dev/provenance/v1")),
@@ -338,7 +320,8 @@ mod tests {
     fn skipped_signatures_are_reported() {
         let (plugin, key) = (Digest::of(b"plugin"), [PublicKey::named_for_tests("ours.pub")]);
         let said = |found: &Found| {
-            check(found, &key, &wanted(&plugin, true)).map(|_| ()).expect_err("refused")
+            let checked = check(found, &key, &wanted(&plugin, true));
+            checked.map(|_| ()).expect_err("refused").to_string()
         };
         let other = said(&Found { passed_over: 3, ..Found::default() });
         assert!(
@@ -357,8 +340,8 @@ mod tests {
             "{parts}"
         );
         let mut found = Found::default();
-        found.note(&RegistryProblem::Signature("one".into()));
-        found.note(&RegistryProblem::Signature("two".into()));
+        found.note(RegistryProblem::Signature(SignatureError::NoTrust));
+        found.note(RegistryProblem::NotKept);
         assert!(
             said(&found).contains("none was found")
                 && said(&found).contains("not all could be read: a signature")

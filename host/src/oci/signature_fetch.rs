@@ -102,7 +102,7 @@ impl RegistryClient<'_> {
             };
             match self.text(layer).await {
                 Ok(payload) => found.add(Evidence { form: Form::Simple, payload, signature }),
-                Err(problem) => found.note(&problem),
+                Err(problem) => found.note(problem),
             }
         }
     }
@@ -129,7 +129,7 @@ impl RegistryClient<'_> {
                     Some(evidence) => found.add(evidence),
                     None => found.passed_over += 1,
                 },
-                Err(problem) => found.note(&problem),
+                Err(problem) => found.note(problem),
             }
         }
     }
@@ -150,7 +150,7 @@ impl RegistryClient<'_> {
                     RegistryProblem::NotThere(_)
                     | RegistryProblem::Answer { status: 400 | 405 | 406, .. },
                 ) => {}
-                Err(problem) => found.note(&problem),
+                Err(problem) => found.note(problem),
             }
         }
         Vec::new()

@@ -26,7 +26,7 @@ pub fn plugin_manifest(bytes: &[u8]) -> bool {
             true
         }
         Err(why) => {
-            assert!(!why.is_empty());
+            assert!(!why.to_string().is_empty());
             false
         }
     }

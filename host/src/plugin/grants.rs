@@ -49,14 +49,20 @@ impl fmt::Display for Grant {
     }
 }
 
-impl FromStr for Grant {
-    type Err = String;
+/// Word that names no [`Grant`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{found}` is no grant: expected server, config, stdio, clocks, random or stubs")]
+pub struct UnknownGrantError {
+    /// The word.
+    pub found: String,
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for Grant {
+    type Err = UnknownGrantError;
+
+    fn from_str(text: &str) -> Result<Self, UnknownGrantError> {
         let found = Self::ALL.into_iter().find(|grant| grant.name() == text);
-        found.ok_or_else(|| {
-            format!("`{text}` is no grant: expected server, config, stdio, clocks, random or stubs")
-        })
+        found.ok_or_else(|| UnknownGrantError { found: text.to_owned() })
     }
 }
 

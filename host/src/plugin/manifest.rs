@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::Grant;
+use super::{Grant, UnknownGrantError};
 use crate::event::{EXCERPT_MAX_BYTES, excerpt};
 use crate::files;
 
@@ -65,9 +65,9 @@ struct BuildTable {
 }
 
 impl BuildTable {
-    fn read(self) -> Result<Build, String> {
+    fn read(self) -> Result<Build, ManifestContentError> {
         if self.command.first().is_none_or(String::is_empty) {
-            return Err("`build.command`: expected a program and its arguments, found none".into());
+            return Err(ManifestContentError::BuildCommand);
         }
         let time_max = match self.timeout {
             None => Build::TIME_MAX,
@@ -76,9 +76,7 @@ impl BuildTable {
                 .filter(|time| {
                     (Duration::from_secs(1)..=Duration::from_secs(24 * 3600)).contains(time)
                 })
-                .ok_or_else(|| {
-                    format!("`build.timeout`: expected a time from 1s to 24h, found `{text}`")
-                })?,
+                .ok_or(ManifestContentError::BuildTimeout { found: text })?,
         };
         Ok(Build { command: self.command, watch: self.watch, time_max })
     }
@@ -125,12 +123,41 @@ pub enum ManifestError {
         found: &'static str,
     },
     /// The file is not TOML, or has unknown, missing or bad keys.
-    #[error("{}: {cause}", .file.display())]
+    #[error("{}: {}", .file.display(), excerpt(.cause, EXCERPT_MAX_BYTES))]
     Bad {
         /// The file.
         file: PathBuf,
-        /// The mistake, with line and column.
-        cause: String,
+        /// The mistake.
+        #[source]
+        cause: ManifestContentError,
+    },
+}
+
+/// Why a text is no manifest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ManifestContentError {
+    /// The text is not TOML, or has unknown, missing or mistyped keys. The message has line and
+    /// column.
+    #[error("{}", .0.to_string().trim_end())]
+    Toml(#[from] toml::de::Error),
+    /// The name is empty or too long.
+    #[error("`name`: expected 1 to 64 bytes")]
+    Name,
+    /// The version is too long.
+    #[error("`version`: expected at most 64 bytes")]
+    Version,
+    /// A requested grant does not exist.
+    #[error("`grants`: {0}")]
+    Grant(#[from] UnknownGrantError),
+    /// The command of the build has no program.
+    #[error("`build.command`: expected a program and its arguments, found none")]
+    BuildCommand,
+    /// The longest time of a build is no time, or out of range.
+    #[error("`build.timeout`: expected a time from 1s to 24h, found `{found}`")]
+    BuildTimeout {
+        /// The text.
+        found: String,
     },
 }
 
@@ -176,18 +203,16 @@ impl Manifest {
             Ok(text) => text,
             Err(source) => return Err(ManifestError::Unreadable { file, source }),
         };
-        let short = |cause: String| excerpt(cause, EXCERPT_MAX_BYTES);
-        Self::parse(folder, &text).map_err(|cause| ManifestError::Bad { file, cause: short(cause) })
+        Self::parse(folder, &text).map_err(|cause| ManifestError::Bad { file, cause })
     }
 
-    pub(super) fn parse(folder: &Path, text: &str) -> Result<Self, String> {
-        let file: File =
-            toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+    pub(super) fn parse(folder: &Path, text: &str) -> Result<Self, ManifestContentError> {
+        let file: File = toml::from_str(text)?;
         if file.name.is_empty() || file.name.len() > 64 {
-            return Err("`name`: expected 1 to 64 bytes".into());
+            return Err(ManifestContentError::Name);
         }
         if file.version.len() > 64 {
-            return Err("`version`: expected at most 64 bytes".into());
+            return Err(ManifestContentError::Version);
         }
         let grants = file.grants.iter().map(|name| name.parse());
         Ok(Self {
@@ -197,9 +222,7 @@ impl Manifest {
             description: file.description,
             component: folder.join(file.component),
             stateless: file.stateless,
-            grants: grants
-                .collect::<Result<_, String>>()
-                .map_err(|cause| format!("`grants`: {cause}"))?,
+            grants: grants.collect::<Result<_, _>>()?,
             build: file.build.map(BuildTable::read).transpose()?,
         })
     }
@@ -215,7 +238,7 @@ mod tests {
             Path::new("x"),
             "name='a'\nversion='1'\ncomponent='a.wasm'\ngrant=[]\n",
         );
-        assert!(bad.expect_err("a misspelt key").contains("grant"));
+        assert!(bad.expect_err("a misspelt key").to_string().contains("grant"));
     }
 
     #[test]
@@ -224,6 +247,7 @@ mod tests {
         assert!(
             Manifest::parse(Path::new("x"), text)
                 .expect_err("no program")
+                .to_string()
                 .contains("build.command")
         );
     }
@@ -240,7 +264,7 @@ mod tests {
         assert_eq!(of(""), Ok(Build::TIME_MAX));
         assert_eq!(of("timeout='90s'"), Ok(Duration::from_secs(90)));
         for bad in ["timeout='0s'", "timeout='25h'", "timeout='soon'", "timeout='-1s'"] {
-            assert!(of(bad).expect_err(bad).contains("build.timeout"), "{bad}");
+            assert!(of(bad).expect_err(bad).to_string().contains("build.timeout"), "{bad}");
         }
     }
 }

@@ -19,5 +19,5 @@ pub use self::leave::leave;
 pub use self::new_process::UpgradeClient;
 pub use self::old_process::{ReadyPeer, offer_sockets};
 pub use crate::handover::{
-    ControlEndpoint, DetachedSession, FdStore, InheritedListener, SessionsSent,
+    ControlEndpoint, DetachedSession, FdStore, FdStoreError, InheritedListener, SessionsSent,
 };

@@ -434,7 +434,7 @@ fn keys_that_cannot_sign_are_refused_by_name() {
     let folder = tempfile::tempdir().expect("a folder");
     let (private, public) = key(folder.path(), "ours");
     let path = |name: &str| folder.path().join(name);
-    let said = |file: &Path| SigningKey::read(file).err().expect("refused");
+    let said = |file: &Path| SigningKey::read(file).err().expect("refused").to_string();
     std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o644)).expect("a mode");
     assert!(said(&private).contains("ours.key: others may read it (mode 644)"));
     std::fs::set_permissions(&public, std::fs::Permissions::from_mode(0o600)).expect("a mode");
