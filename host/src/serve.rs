@@ -96,11 +96,11 @@ pub(crate) async fn accept(seen: watch::Sender<u64>, mut listening: Listening) {
         match connection {
             Ok(client) if now.accept_mode() == AcceptMode::Reject => {
                 service.counters.accepted();
-                refuse(&service, &client, Refusal::Suspended);
+                refuse_suspended(&service, &client);
             }
             Ok(client) => {
                 last = Some(Instant::now());
-                welcome(&service, client, now.epoch);
+                admit_or_refuse(&service, client, now.epoch);
             }
             Err(error) => match AcceptError::of(&error) {
                 AcceptError::Retry => {}
@@ -122,7 +122,7 @@ enum NewConnection {
     Proxied(PreAdmitted<Accepted>),
 }
 
-fn welcome(service: &Arc<Service>, client: Accepted, epoch: u64) {
+fn admit_or_refuse(service: &Arc<Service>, client: Accepted, epoch: u64) {
     service.counters.accepted();
     // A refused client costs the same CPU time up to here.
     service.quota().charge(ACCEPT_COST);
@@ -149,9 +149,9 @@ fn welcome(service: &Arc<Service>, client: Accepted, epoch: u64) {
     }
 }
 
-fn refuse(service: &Service, client: &Accepted, refusal: Refusal) {
-    Refused { server: &service.name, peer: client.peer(), reason: refusal.name() }
-        .emit(&service.counters);
+fn refuse_suspended(service: &Service, client: &Accepted) {
+    let reason = Refusal::Suspended.name();
+    Refused { server: &service.name, peer: client.peer(), reason }.emit(&service.counters);
 }
 
 /// The task of one client, from its admission to the end of its session.
@@ -229,10 +229,10 @@ async fn establish(
         .unwrap_or(Err(HandshakeError::Timeout))
     {
         Ok(client) => Some(client),
-        Err(fault) => {
+        Err(error) => {
             let detail =
-                if let HandshakeError::Tls(detail) = &fault { detail.as_str() } else { "" };
-            HandshakeFailed { server: &service.name, peer, reason: fault.name(), detail }
+                if let HandshakeError::Tls(detail) = &error { detail.as_str() } else { "" };
+            HandshakeFailed { server: &service.name, peer, reason: error.name(), detail }
                 .emit(&service.counters);
             None
         }
@@ -259,8 +259,8 @@ async fn introduce(
             };
             service.gate.admit_proxied(client, peer.ip(), Instant::now()).map_err(refused).ok()
         }
-        Err(fault) => {
-            let (reason, detail) = (fault.name(), &fault.to_string());
+        Err(error) => {
+            let (reason, detail) = (error.name(), &error.to_string());
             HandshakeFailed { server: &service.name, peer: proxy, reason, detail }
                 .emit(&service.counters);
             None
@@ -380,7 +380,7 @@ fn report(
         let fault = ended.fault.as_ref().filter(|(_, fault)| fault.kind.origin() == Origin::Plugin);
         let evidence = ended.evidence.take();
         let blamed = fault.map(|(event, fault)| Blamed { event, kind: fault.kind, evidence });
-        service.hears(peer, procedure, blamed);
+        service.count_session_end(peer, procedure, blamed);
     }
     if let Some((event, fault)) = &ended.fault {
         Faulted { server, session, peer, class, event, fault }.emit(metrics, &service.fault_lines);

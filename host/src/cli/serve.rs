@@ -98,10 +98,10 @@ fn serve(arguments: &ServeArgs, upgrade_client: &mut Option<UpgradeClient>) -> R
     let sessions = std::mem::take(&mut handed.sessions);
     let mut plan = plan(config, handed, store.as_deref())?;
     if let Some(upgrade_client) = upgrade_client {
-        plan.left = std::mem::take(&mut upgrade_client.listeners);
+        plan.inherited = std::mem::take(&mut upgrade_client.listeners);
     }
     if let Some(store) = &store {
-        store.has(plan.left.keys().cloned());
+        store.has(plan.inherited.keys().cloned());
     }
     let starting = host.clone();
     let servers = host.runtime().block_on(async {
@@ -294,7 +294,7 @@ fn plan(config: Config, handed: HandedDescriptors, store: Option<&SystemdStore>)
     if let Some(store) = store.filter(|_| !strays.is_empty()) {
         store.remove(strays.iter().map(String::as_str));
     }
-    plan.left = kept;
+    plan.inherited = kept;
     Ok(plan)
 }
 

@@ -127,18 +127,18 @@ impl Upgrader {
     /// The function by which the control API requests an upgrade.
     pub(super) fn upgrade(self: &Arc<Self>) -> Upgrade {
         let upgrader = Arc::clone(self);
-        Upgrade::new(move |servers: Arc<Servers>, wish| {
+        Upgrade::new(move |servers: Arc<Servers>, options| {
             let upgrader = Arc::clone(&upgrader);
-            async move { upgrader.start(servers, wish).await }
+            async move { upgrader.start(servers, options).await }
         })
     }
 
     async fn start(
         &self,
         servers: Arc<Servers>,
-        wish: UpgradeOptions,
+        options: UpgradeOptions,
     ) -> Result<Upgraded, UpgradeError> {
-        let program = wish.program.or_else(|| self.program.clone());
+        let program = options.program.or_else(|| self.program.clone());
         let program = program.ok_or(UpgradeError::UnknownProgram)?;
         let shown = program.display().to_string();
         let (fd_channel, end) = FdChannel::pair()
@@ -153,7 +153,8 @@ impl Upgrader {
         let process = child.id();
         tracing::info!(program = shown, process, "a new process is to take over");
         let handed_over =
-            offer_sockets(Arc::clone(&servers), fd_channel, wish.endpoints, wish.timeout).await;
+            offer_sockets(Arc::clone(&servers), fd_channel, options.endpoints, options.timeout)
+                .await;
         // Checked before this process gives up anything. If the new process crashed after that, no
         // process would serve.
         let looked = threads.work(WorkKind::Urgent, move || {
@@ -183,7 +184,7 @@ impl Upgrader {
         let sent = ready_peer.send_sessions().await;
         tracing::info!(process, moved = sent.moved, stayed = ?sent.stayed, "another \
             process took over");
-        self.sent.send_replace(Some(wish.drain.unwrap_or_else(|| servers.stop_grace())));
+        self.sent.send_replace(Some(options.drain.unwrap_or_else(|| servers.stop_grace())));
         Ok(Upgraded { process, doors_taken, sent })
     }
 }

@@ -94,7 +94,7 @@ impl Config {
             stop_grace: self.stop_grace,
             tenants: self.tenants,
             servers: self.servers,
-            left: HashMap::new(),
+            inherited: HashMap::new(),
         }
     }
 
@@ -116,11 +116,10 @@ impl Config {
                 name => format!("server {} (`{}`)", index + 1, name.escape_debug()),
             };
             match server::describe(table, folder) {
-                Ok(description) => {
-                    let description = description
-                        .given(given(&written, index))
-                        .registries(Arc::clone(&registries));
-                    if let Some(address) = description.address() {
+                Ok(spec) => {
+                    let spec =
+                        spec.given(given(&written, index)).registries(Arc::clone(&registries));
+                    if let Some(address) = spec.address() {
                         if let Some((other, _)) =
                             taken.iter().find(|(_, other)| overlap(*other, address))
                         {
@@ -130,7 +129,7 @@ impl Config {
                         }
                         taken.push((place.clone(), address));
                     }
-                    servers.push((place, description));
+                    servers.push((place, spec));
                 }
                 Err(wrong) => {
                     mistakes.extend(wrong.into_iter().map(|mistake| format!("{place}: {mistake}")));

@@ -47,7 +47,7 @@ pub fn api_request(bytes: &[u8]) -> bool {
             }
         })),
         taken(parse::<requests::Swap>(bytes)),
-        taken(parse::<requests::Canary>(bytes).map(|body| body.wish())),
+        taken(parse::<requests::Canary>(bytes).map(|body| body.options())),
         taken(parse::<requests::Lock>(bytes).and_then(|body| {
             let (wait, hold) = body.read()?;
             within(&[wait, hold]);

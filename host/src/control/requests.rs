@@ -219,7 +219,7 @@ pub(super) struct Canary {
 }
 
 impl Canary {
-    pub(super) fn wish(&self) -> CanaryOptions {
+    pub(super) fn options(&self) -> CanaryOptions {
         let duration = self.duration.map(|Span(duration)| duration);
         CanaryOptions { share: self.share, live: self.live, duration }
     }

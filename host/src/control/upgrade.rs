@@ -114,7 +114,7 @@ impl Upgrade {
     where
         F: Future<Output = Result<Upgraded, UpgradeError>> + Send + 'static,
     {
-        Self(Arc::new(move |servers, wish| Box::pin(upgrade(servers, wish))))
+        Self(Arc::new(move |servers, options| Box::pin(upgrade(servers, options))))
     }
 }
 
@@ -135,7 +135,7 @@ pub(super) async fn upgrade(State(shared): State<Arc<Shared>>, body: Bytes) -> A
         let what = format!("nothing was changed: {error}");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "no-upgrade", what).or_refused_by_system()
     })?;
-    let wish = UpgradeOptions { program: request.program, timeout, drain, endpoints };
+    let options = UpgradeOptions { program: request.program, timeout, drain, endpoints };
     let not_upgraded = |error: UpgradeError| {
         let why = error.to_string();
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not-upgraded", why).or_refused_by_system()
@@ -146,7 +146,7 @@ pub(super) async fn upgrade(State(shared): State<Arc<Shared>>, body: Bytes) -> A
     }
     // A task of its own finishes the upgrade, and leaves the sockets to the new process, even if
     // the caller disconnects.
-    let (upgrading, leaving) = (upgrade(Arc::clone(&shared.servers), wish), Arc::clone(&shared));
+    let (upgrading, leaving) = (upgrade(Arc::clone(&shared.servers), options), Arc::clone(&shared));
     let done = shared.servers.host().runtime().spawn(async move {
         let done = upgrading.await;
         match &done {

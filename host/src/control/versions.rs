@@ -40,11 +40,11 @@ pub(super) async fn canary(
 ) -> Answer {
     let server = server(&shared, &name)?;
     let request: requests::Canary = parse(&body)?;
-    let wish = request.wish();
-    let tried = |server: Arc<ServerHandle>| async move {
-        server.try_file(request.file, wish).await.map_err(refused)
+    let options = request.options();
+    let start = |server: Arc<ServerHandle>| async move {
+        server.canary_file(request.file, options).await.map_err(refused)
     };
-    change(&shared, server, Class::Change, tried).await
+    change(&shared, server, Class::Change, start).await
 }
 
 pub(super) async fn promote(

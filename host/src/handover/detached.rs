@@ -18,7 +18,7 @@ use crate::session::{SessionMeta, SessionSnapshot};
 
 /// Head of a detached session's snapshot file.
 #[derive(Debug, Serialize, Deserialize)]
-struct Note {
+struct SnapshotHead {
     /// Number of the connection's socket.
     connection: u64,
     /// Time when the file was written, in milliseconds since the machine started.
@@ -38,16 +38,16 @@ pub struct DetachedSession {
     pub(crate) meta: Box<SessionMeta>,
     written_ms: u64,
     state_bytes: usize,
-    note: SnapshotFile,
+    file: SnapshotFile,
     socket: OwnedFd,
 }
 
 /// Writes the snapshot file of a session that leaves. Returns the file, the connection, and the
 /// sender of the verdict.
 pub(super) fn write(
-    leaving: PackedSession,
+    packed: PackedSession,
 ) -> Result<(SnapshotFile, OwnedFd, oneshot::Sender<bool>), LeaveError> {
-    let PackedSession { server, name, ids_above, snapshot, verdict, .. } = leaving;
+    let PackedSession { server, name, ids_above, snapshot, verdict, .. } = packed;
     let SessionSnapshot { meta, state, queued, socket } = snapshot;
     let connection = socket_number(&socket).ok_or(LeaveError::NoDescriptor)?;
     let session = ToNew::Session {
@@ -57,14 +57,14 @@ pub(super) fn write(
         state_bytes: state.len(),
         meta: Box::new(meta),
     };
-    let note = Note { connection, written_ms: now_ms(), ids_above, session };
-    let head = serde_json::to_vec(&note).map_err(io::Error::from)?;
-    let note =
+    let head = SnapshotHead { connection, written_ms: now_ms(), ids_above, session };
+    let head = serde_json::to_vec(&head).map_err(io::Error::from)?;
+    let file =
         SnapshotFile::write(&head, &[&state, &queued]).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidInput => LeaveError::TooLarge,
             _ => LeaveError::NoDescriptor,
         })?;
-    Ok((note, socket, verdict))
+    Ok((file, socket, verdict))
 }
 
 /// Upper bound of session numbers. Numbers never come this far, so a file with a higher one is not
@@ -76,11 +76,11 @@ impl DetachedSession {
     /// belong to none. Those are closed.
     #[must_use]
     pub fn among(descriptors: Vec<OwnedFd>) -> (Vec<Self>, usize) {
-        let (mut notes, mut sockets) = (Vec::new(), HashMap::new());
+        let (mut files, mut sockets) = (Vec::new(), HashMap::new());
         let mut strays = 0;
         for descriptor in descriptors {
             match SnapshotFile::open(descriptor) {
-                Ok(note) => notes.push(note),
+                Ok(file) => files.push(file),
                 Err(other) => match socket_number(&other) {
                     Some(number) => drop(sockets.insert(number, other)),
                     None => strays += 1,
@@ -88,8 +88,8 @@ impl DetachedSession {
             }
         }
         let (mut whole, mut numbers) = (Vec::<Self>::new(), HashSet::new());
-        for note in notes {
-            match Self::of(note, &mut sockets) {
+        for file in files {
+            match Self::of(file, &mut sockets) {
                 Some(session) if numbers.insert((session.server.clone(), session.meta.id)) => {
                     whole.push(session);
                 }
@@ -101,9 +101,9 @@ impl DetachedSession {
         (whole, strays + sockets.len())
     }
 
-    fn of(note: SnapshotFile, sockets: &mut HashMap<u64, OwnedFd>) -> Option<Self> {
-        let Note { connection, written_ms, ids_above, session } =
-            serde_json::from_slice(&note.head().ok()?).ok()?;
+    fn of(file: SnapshotFile, sockets: &mut HashMap<u64, OwnedFd>) -> Option<Self> {
+        let SnapshotHead { connection, written_ms, ids_above, session } =
+            serde_json::from_slice(&file.head().ok()?).ok()?;
         let ToNew::Session { server, name, state_bytes, meta, .. } = session else {
             return None;
         };
@@ -112,7 +112,7 @@ impl DetachedSession {
             return None;
         }
         let socket = sockets.remove(&connection)?;
-        Some(Self { server, name, ids_above, meta, written_ms, state_bytes, note, socket })
+        Some(Self { server, name, ids_above, meta, written_ms, state_bytes, file, socket })
     }
 
     /// Name of the session's server.
@@ -123,11 +123,11 @@ impl DetachedSession {
 
     /// Unpacks the session's name and snapshot.
     pub(crate) fn unpack(self) -> Result<(Option<String>, SessionSnapshot), RestoreError> {
-        let Self { name, meta, written_ms, state_bytes, note, socket, .. } = self;
-        let mut state = note.body()?;
+        let Self { name, meta, written_ms, state_bytes, file, socket, .. } = self;
+        let mut state = file.body()?;
         // The descriptor store may still have the same memory, if it was not removed there. So the
         // file is made void, and no process continues the session again.
-        note.void()?;
+        file.void()?;
         if state_bytes > state.len() {
             return Err(RestoreError::NoState);
         }

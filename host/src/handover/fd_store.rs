@@ -29,20 +29,20 @@ pub trait FdStore: Send + Sync {
 ///
 /// # Errors
 /// [`LeaveError`]; the session stays.
-pub(crate) fn detach(fd_store: &dyn FdStore, leaving: PackedSession) -> Result<(), LeaveError> {
+pub(crate) fn detach(fd_store: &dyn FdStore, packed: PackedSession) -> Result<(), LeaveError> {
     // No new process can confirm the restore, so the next process must start with the same version.
-    if !leaving.starts_again {
+    if !packed.starts_again {
         return Err(LeaveError::OtherVersion);
     }
-    let (note, socket, verdict) = detached::write(leaving)?;
+    let (file, socket, verdict) = detached::write(packed)?;
     if verdict.is_closed() {
         return Err(LeaveError::Busy);
     }
-    fd_store.keep_session([note.as_fd(), socket.as_fd()])?;
+    fd_store.keep_session([file.as_fd(), socket.as_fd()])?;
     if verdict.send(true).is_ok() {
         return Ok(());
     }
     // The session has given up waiting and goes on here, so no other process may continue it.
-    note.void()?;
+    file.void()?;
     Err(LeaveError::Busy)
 }

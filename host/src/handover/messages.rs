@@ -73,7 +73,7 @@ pub(crate) enum ToOld {
 ///
 /// # Errors
 /// The system's error.
-pub(crate) fn say(fd_channel: &mut FdChannel, what: &impl Serialize) -> io::Result<()> {
+pub(crate) fn send_message(fd_channel: &mut FdChannel, what: &impl Serialize) -> io::Result<()> {
     let head = serde_json::to_vec(what)?;
     fd_channel.send(&head, &[], None)
 }

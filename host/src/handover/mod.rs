@@ -20,6 +20,6 @@ pub(crate) use self::fd_store::detach;
 pub use self::listener::InheritedListener;
 pub(crate) use self::listener::OpenSocket;
 pub use self::messages::ControlEndpoint;
-pub(crate) use self::messages::{ToNew, ToOld, say};
+pub(crate) use self::messages::{ToNew, ToOld, send_message};
 pub use self::packed::SessionsSent;
 pub(crate) use self::packed::{PackedSession, SendSession};

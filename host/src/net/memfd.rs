@@ -118,14 +118,14 @@ mod tests {
 
     #[test]
     fn note_keeps_its_text_until_void() {
-        let note = SnapshotFile::write(b"head", &[b"bo", b"dy"]).expect("room");
-        let other = note.as_fd().try_clone_to_owned().expect("a descriptor");
-        let other = SnapshotFile::open(other).expect("a note");
+        let file = SnapshotFile::write(b"head", &[b"bo", b"dy"]).expect("room");
+        let other = file.as_fd().try_clone_to_owned().expect("a descriptor");
+        let other = SnapshotFile::open(other).expect("a file");
         assert_eq!(
             (other.head().expect("a head"), other.body().expect("a body")),
             (b"head".to_vec(), b"body".to_vec())
         );
-        note.void().expect("it is its own");
+        file.void().expect("it is its own");
         assert!(other.head().is_err() && other.body().is_err());
     }
 
@@ -141,8 +141,8 @@ mod tests {
         ] {
             let mut file = File::from(memfd_create("other", MemfdFlags::CLOEXEC).expect("room"));
             file.write_all(bytes).expect("room");
-            let note = SnapshotFile::open(file.into()).expect("a file");
-            assert!(note.head().is_err() && note.body().is_err(), "{bytes:?}");
+            let file = SnapshotFile::open(file.into()).expect("a file");
+            assert!(file.head().is_err() && file.body().is_err(), "{bytes:?}");
         }
         let too_large = vec![0; HEAD_MAX_BYTES + 1];
         assert_eq!(

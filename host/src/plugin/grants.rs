@@ -112,10 +112,10 @@ impl Grants {
 
     /// Decides whether a plugin with these grants may import `interface`, which includes its
     /// version.
-    pub(super) fn allow(&self, interface: &str) -> Verdict {
+    pub(super) fn allow(&self, interface: &str) -> ImportAccess {
         let name = interface.split('@').next().unwrap_or(interface);
         let needed: &[Grant] = match name {
-            "wharf:server/session" | "wharf:server/types" => return Verdict::Allowed,
+            "wharf:server/session" | "wharf:server/types" => return ImportAccess::Allowed,
             "wharf:server/server" => &[Grant::Server],
             "wasi:config/store" => &[Grant::Config],
             _ => match name.split('/').next() {
@@ -124,26 +124,26 @@ impl Grants {
                 Some("wasi:random") => &[Grant::Random],
                 Some("wasi:filesystem" | "wasi:sockets") => &[Grant::Stubs],
                 Some("wasi:io") => &[Grant::Stdio, Grant::Clocks],
-                _ => return Verdict::NotOffered,
+                _ => return ImportAccess::NotOffered,
             },
         };
         if needed.iter().any(|&grant| self.has(grant)) {
-            Verdict::Allowed
+            ImportAccess::Allowed
         } else {
-            Verdict::Needs(needed[0])
+            ImportAccess::Needs(needed[0])
         }
     }
 }
 
 /// Whether an import is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum ImportAccess {
     Allowed,
     Needs(Grant),
     NotOffered,
 }
 
-impl Verdict {
+impl ImportAccess {
     /// The grant that would allow the import.
     pub(super) fn needed(self) -> Option<Grant> {
         match self {
@@ -160,17 +160,17 @@ mod tests {
     #[test]
     fn without_grants_only_the_session_is_allowed() {
         let none = Grants::none();
-        assert_eq!(none.allow("wharf:server/session@0.1.0"), Verdict::Allowed);
-        assert_eq!(none.allow("wharf:server/server@0.1.0"), Verdict::Needs(Grant::Server));
-        assert_eq!(none.allow("wasi:config/store@0.2.0-rc.1"), Verdict::Needs(Grant::Config));
-        assert_eq!(none.allow("wasi:cli/stderr@0.2.6"), Verdict::Needs(Grant::Stdio));
-        assert_eq!(none.allow("wasi:io/poll@0.2.6"), Verdict::Needs(Grant::Stdio));
+        assert_eq!(none.allow("wharf:server/session@0.1.0"), ImportAccess::Allowed);
+        assert_eq!(none.allow("wharf:server/server@0.1.0"), ImportAccess::Needs(Grant::Server));
+        assert_eq!(none.allow("wasi:config/store@0.2.0-rc.1"), ImportAccess::Needs(Grant::Config));
+        assert_eq!(none.allow("wasi:cli/stderr@0.2.6"), ImportAccess::Needs(Grant::Stdio));
+        assert_eq!(none.allow("wasi:io/poll@0.2.6"), ImportAccess::Needs(Grant::Stdio));
     }
 
     #[test]
     fn uncovered_imports_are_not_offered() {
         for interface in ["wasi:http/types@0.2.6", "wasi:keyvalue/store@0.2.0", "env"] {
-            assert_eq!(Grants::all().allow(interface), Verdict::NotOffered, "{interface}");
+            assert_eq!(Grants::all().allow(interface), ImportAccess::NotOffered, "{interface}");
         }
     }
 }

@@ -18,7 +18,7 @@ use super::cache::{Cache, Cached, hex};
 use super::compile::compile;
 use super::compiler::Compiler;
 use super::footprint::Footprint;
-use super::grants::Verdict;
+use super::grants::ImportAccess;
 use super::handoff_exports::Handoff;
 use super::load_error::LoadError;
 use super::loaded::{CacheUse, EVENT_PROCEDURE, Known, Plugin};
@@ -314,11 +314,11 @@ fn check_grants(file: &Path, imports: &[String], grants: &Grants) -> Result<(), 
     for name in imports {
         let shown = || excerpt(name, NAME_MAX_BYTES);
         match grants.allow(name) {
-            Verdict::Allowed => {}
-            Verdict::Needs(grant) => {
+            ImportAccess::Allowed => {}
+            ImportAccess::Needs(grant) => {
                 missing.push(format!("`{}` needs the grant \"{grant}\"", shown()));
             }
-            Verdict::NotOffered => {
+            ImportAccess::NotOffered => {
                 missing.push(format!("`{}` is not offered by this host, with any grant", shown()));
             }
         }

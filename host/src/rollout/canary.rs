@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::blame::{Blamed, FaultRates, PAST, Rule, Source, Suspect, Tried, Verdict};
+use super::blame::{Blamed, Decision, FaultRates, PAST, PendingReplay, Rule, Source, Suspect};
 use super::env;
 use super::live::LiveSessions;
 use super::rules::CanaryRules;
@@ -24,7 +24,7 @@ pub struct CanaryOptions {
 }
 
 impl CanaryOptions {
-    pub(crate) fn over(self, rules: CanaryRules) -> CanaryRules {
+    pub(crate) fn applied_to(self, rules: CanaryRules) -> CanaryRules {
         CanaryRules {
             share: self.share.unwrap_or(rules.share),
             live: self.live.unwrap_or(rules.live),
@@ -125,31 +125,31 @@ impl Canary {
     }
 
     /// Records the end of a session. Returns the fault to replay if the canary caused one.
-    pub(crate) fn hears(
+    pub(crate) fn count_session_end(
         &self,
         of: &Arc<EventProcedure>,
         source: Source,
         blamed: Option<&Blamed>,
         now: Instant,
-    ) -> Option<Tried> {
+    ) -> Option<PendingReplay> {
         match (Arc::ptr_eq(of, &self.procedure), blamed) {
             (true, Some(blamed)) => {
                 self.faulted.fetch_add(1, Ordering::Relaxed);
                 return Some(self.suspect.faulted(source, blamed, now).0);
             }
             (true, None) => self.suspect.went_well(source, now),
-            (false, blamed) => self.suspect.hears_of_before(source, blamed, now),
+            (false, blamed) => self.suspect.count_before(source, blamed, now),
         }
         None
     }
 
     /// Decides whether the canary is rolled back for its faults.
-    pub(super) fn faults(&self, server: &dyn LiveSessions) -> Verdict {
+    pub(super) fn faults(&self, server: &dyn LiveSessions) -> Decision {
         if !self.suspect.has_enough() {
-            return Verdict::Keep;
+            return Decision::Keep;
         }
         if !self.suspect.is_due(env::now()) {
-            return Verdict::NotYet;
+            return Decision::NotYet;
         }
         let [own, others] =
             server.live_on(&|version| Some(usize::from(!Arc::ptr_eq(version, &self.procedure))));

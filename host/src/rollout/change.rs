@@ -113,9 +113,9 @@ impl Rollout {
     }
 
     /// Relinquishes the server to another process, or takes it back.
-    pub(crate) fn relinquish(&self, passes: bool) {
+    pub(crate) fn relinquish(&self, is_relinquished: bool) {
         let _nothing_comes = lock(&self.publishing);
-        self.relinquished.store(passes, Ordering::Relaxed);
+        self.relinquished.store(is_relinquished, Ordering::Relaxed);
     }
 
     pub(super) fn is_relinquished(&self) -> bool {

@@ -14,7 +14,7 @@ use crate::work::{WorkError, WorkQueue};
 
 /// A change on the disk. Each may fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum DiskChange {
     /// A folder or a file is made.
     Make,
     /// Bytes are written.
@@ -64,7 +64,7 @@ pub(crate) async fn within<T>(time: Duration, waited: impl Future<Output = T>) -
 }
 
 /// Spawns a task on this runtime. The handle aborts it.
-pub(crate) fn beside(
+pub(crate) fn spawn(
     runtime: &tokio::runtime::Handle,
     task: impl Future<Output = ()> + Send + 'static,
 ) -> AbortHandle {
@@ -86,13 +86,13 @@ pub(crate) fn beside(
 ///
 /// # Errors
 /// [`WorkError`].
-pub(crate) async fn apart<T: Send + 'static>(
+pub(crate) async fn run_blocking<T: Send + 'static>(
     queue: WorkQueue,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, WorkError> {
     #[cfg(test)]
     if let Some(sim_env) = SimEnv::here() {
-        return Ok(sim_env.apart(work).await);
+        return Ok(sim_env.run_blocking(work).await);
     }
     queue.run(work).await
 }
@@ -101,7 +101,7 @@ pub(crate) async fn apart<T: Send + 'static>(
 ///
 /// # Errors
 /// In the simulation, the failures that the seed decides.
-pub(crate) fn may(change: Change) -> io::Result<()> {
+pub(crate) fn may(change: DiskChange) -> io::Result<()> {
     #[cfg(test)]
     if let Some(sim_env) = SimEnv::here() {
         return sim_env.may(change);
@@ -115,7 +115,7 @@ pub(crate) fn may(change: Change) -> io::Result<()> {
 /// # Errors
 /// The system's.
 pub(crate) fn sync(file: &File) -> io::Result<()> {
-    may(Change::Sync)?;
+    may(DiskChange::Sync)?;
     #[cfg(test)]
     if SimEnv::here().is_some() {
         // The simulation has no loss of power.

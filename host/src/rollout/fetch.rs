@@ -44,7 +44,7 @@ pub(crate) fn refused_pull(error: &RegistryError) -> Option<RefusedResource> {
 }
 
 /// Fetches a plugin again from its place. Blocks and stops early as [`fetch`] does.
-pub(crate) fn again(
+pub(crate) fn fetch_again(
     place: &Path,
     known: Known<'_>,
     registries: &Registries,
@@ -63,7 +63,7 @@ pub(crate) fn again(
 ///
 /// Blocks as [`fetch`] does, but rarely for more than a look into the store. Stops early if `stop`
 /// is set.
-pub(crate) fn believed(
+pub(crate) fn reverify(
     place: &Path,
     registries: &Registries,
     stop: &Stop,

@@ -14,7 +14,7 @@ use crate::telemetry::SessionsMoved;
 
 /// Outcome of giving a version to all sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum RolloutOutcome {
     /// The version is current.
     Good,
     /// The version is current, and too many sessions could not move to it.
@@ -35,9 +35,9 @@ impl VersionChange {
         policy: SwapPolicy,
         report: &mut SwapReport,
         publish: impl FnOnce() -> u64,
-    ) -> Result<Outcome, SwapError> {
+    ) -> Result<RolloutOutcome, SwapError> {
         let server = &*self.server;
-        let mut outcome = Outcome::Good;
+        let mut outcome = RolloutOutcome::Good;
         let publish = || self.unless_stopping(publish);
         match policy {
             SwapPolicy::AllOrNothing => {
@@ -46,8 +46,8 @@ impl VersionChange {
                 if !next.has_room_for(more) {
                     return Err(SwapError::NoRoom(more));
                 }
-                if !migrate_atomic::move_all(self, next, report, publish).await? {
-                    outcome = Outcome::CalledOff;
+                if !migrate_atomic::migrate_all(self, next, report, publish).await? {
+                    outcome = RolloutOutcome::CalledOff;
                 }
             }
             SwapPolicy::Pin => {
@@ -62,7 +62,7 @@ impl VersionChange {
                     server.others(next).into_iter().partition::<Vec<_>, _>(moves);
                 pin(&stuck, "no-handoff", report);
                 if !migrate(server, next, movable, report).await {
-                    outcome = Outcome::Bad;
+                    outcome = RolloutOutcome::Bad;
                 }
             }
             SwapPolicy::Disconnect => {
@@ -89,7 +89,7 @@ impl VersionChange {
         policy: SwapPolicy,
         report: &mut SwapReport,
         publish: impl FnOnce() -> u64,
-    ) -> Result<Outcome, SwapError> {
+    ) -> Result<RolloutOutcome, SwapError> {
         let before = self.server.rollout().procedure();
         // Sessions that move keep their saved state as an input, for replays of their faults.
         let _kept = (!self.server.rules().watch.is_zero()).then(|| next.metrics().keep_inputs());
@@ -98,22 +98,22 @@ impl VersionChange {
             return Ok(outcome);
         }
         match outcome {
-            Outcome::Good => self.begin_probation(next, &before),
-            Outcome::Bad => self.give_back(&before, next, report).await,
-            Outcome::CalledOff => report.rolled_back = true,
+            RolloutOutcome::Good => self.begin_probation(next, &before),
+            RolloutOutcome::Bad => self.roll_back_failed_swap(&before, next, report).await,
+            RolloutOutcome::CalledOff => report.rolled_back = true,
         }
         Ok(outcome)
     }
 
     /// Rolls back a version that failed: publishes the version before, and migrates sessions back
     /// to it.
-    async fn give_back(
+    async fn roll_back_failed_swap(
         &self,
         before: &Arc<EventProcedure>,
         bad: &Arc<EventProcedure>,
         report: &mut SwapReport,
     ) {
-        self.put_back(before, bad, ("failed-hand-offs", None));
+        self.publish_before(before, bad, ("failed-hand-offs", None));
         let mut back = SwapReport::default();
         // A session that cannot move back stays on the version that it moved to.
         migrate(&*self.server, before, self.server.on(bad), &mut back).await;
@@ -130,7 +130,7 @@ impl VersionChange {
     ///
     /// # Errors
     /// [`SwapError::Stopping`].
-    pub(super) fn outlasts(
+    pub(super) fn publish_before_if_stopped(
         &self,
         before: &Arc<EventProcedure>,
         next: &Arc<EventProcedure>,
@@ -139,13 +139,13 @@ impl VersionChange {
             return Ok(());
         }
         if !Arc::ptr_eq(before, next) {
-            self.put_back(before, next, ("stopping", None));
+            self.publish_before(before, next, ("stopping", None));
         }
         Err(SwapError::Stopping)
     }
 
     /// Migrates the sessions of a former canary to the current version.
-    pub(crate) async fn bring_back(&self, from: &Arc<EventProcedure>) {
+    pub(crate) async fn migrate_canary_sessions(&self, from: &Arc<EventProcedure>) {
         let to = self.server.rollout().procedure();
         if to.hands_over() && from.hands_over() {
             migrate(&*self.server, &to, self.server.on(from), &mut SwapReport::default()).await;

@@ -3,12 +3,12 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::blame::Verdict;
+use super::blame::Decision;
 use super::canary::Canary;
 use super::change::{Rollout, VersionChange, VersionedServer};
 use super::env;
 use super::exclusive::Rank;
-use super::introduce::Outcome;
+use super::introduce::RolloutOutcome;
 use super::migrate::migrate;
 use super::report::{SwapError, SwapReport};
 
@@ -27,13 +27,13 @@ pub(super) async fn judge(server: Weak<dyn VersionedServer>, canary: Arc<Canary>
         };
         let slower = canary.is_slower().then_some("latency");
         let against = match canary.faults(&*server) {
-            Verdict::TakeBack(figures) => {
+            Decision::RollBack(figures) => {
                 canary.fails(figures);
                 Some("faults")
             }
             // The canary is not promoted before its replays are done.
-            Verdict::NotYet if slower.is_none() => continue,
-            Verdict::NotYet | Verdict::Keep => slower,
+            Decision::NotYet if slower.is_none() => continue,
+            Decision::NotYet | Decision::Keep => slower,
         };
         let over = canary.left().is_zero();
         if against.is_none() && !over {
@@ -50,13 +50,13 @@ pub(super) async fn judge(server: Weak<dyn VersionedServer>, canary: Arc<Canary>
             None => change.begins(canary.procedure.plugin()),
         };
         match why {
-            Some(why) => drop(change.take_back_canary(&canary, why).await),
+            Some(why) => drop(change.roll_back_canary(&canary, why).await),
             // No caller waits for an answer, but the version must be the one that starts after a
             // crash.
             None => match change.promote(&canary).await {
                 Ok(_) => change.record_quietly().await,
                 Err(SwapError::Stopping) => {}
-                Err(_) => drop(change.take_back_canary(&canary, "no-room").await),
+                Err(_) => drop(change.roll_back_canary(&canary, "no-room").await),
             },
         }
         return;
@@ -75,17 +75,17 @@ impl VersionChange {
         let mut report = SwapReport::between(&before, &canary.procedure);
         let publish = || self.publish_canary(canary);
         if self.introduce(&canary.procedure, policy, &mut report, publish).await?
-            == Outcome::CalledOff
+            == RolloutOutcome::CalledOff
         {
-            self.take_back_canary(canary, "called-off").await;
+            self.roll_back_canary(canary, "called-off").await;
             return Ok(report);
         }
-        self.outlasts(&before, &canary.procedure)?;
+        self.publish_before_if_stopped(&before, &canary.procedure)?;
         Ok(report)
     }
 
     /// Rolls back a running canary, and migrates its sessions back.
-    pub(super) async fn take_back_canary(&self, canary: &Canary, why: &str) -> SwapReport {
+    pub(super) async fn roll_back_canary(&self, canary: &Canary, why: &str) -> SwapReport {
         let before = self.server.rollout().procedure();
         let mut report = SwapReport::between(&canary.procedure, &before);
         self.end_canary(canary, why);

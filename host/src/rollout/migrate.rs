@@ -16,13 +16,13 @@ use super::report::SwapReport;
 use crate::event::{Fault, FaultKind, Port};
 use crate::plugin::EventProcedure;
 use crate::session::MigrateOutcome;
-use crate::telemetry::HandoverFailed;
+use crate::telemetry::MigrationFailed;
 
 /// Number of sessions that migrate at a time, at most. The others go on meanwhile.
 const MOVING_MAX: usize = 4;
-/// Rest of each place before it asks the next session, which leaves the CPU to other sessions.
+/// Rest before each further session is asked, which leaves the CPU to other sessions.
 const REST: Duration = Duration::from_millis(2);
-/// Total rest of one place, at most. If there are too many sessions for that, a place rests after
+/// Total rest of a migration, at most. If there are too many sessions for that, it rests after
 /// every n-th session only.
 const RESTS_MAX: Duration = Duration::from_millis(2_500);
 /// Time that a session in the middle of an event gets before the next one is asked.
@@ -50,20 +50,20 @@ pub(super) async fn migrate(
         match env::by(until, &mut reported).await {
             Some(handed) => Ok((session, handed.ok())),
             None if slot.is_asked() => Err((session, slot, reported)),
-            // The migration has begun, within budgets of its own. It keeps its place, because a
-            // step that is slow in one session is slow in all of them.
+            // The migration has begun, within budgets of its own. It counts as asked until it
+            // ends, because a step that is slow in one session is slow in all of them.
             None => Ok((session, begun(&mut reported, deadline).await)),
         }
     };
     let over = AtomicBool::new(false);
-    let (mut busy, mut asked, mut places) =
-        (Vec::new(), FuturesUnordered::new(), Places::new(live.len()));
+    let (mut busy, mut asked, mut pace) =
+        (Vec::new(), FuturesUnordered::new(), MigrationPace::new(live.len()));
     asks(server, live.len(), next, report);
     let mut live = live.into_iter();
     loop {
         // Once the version is hopeless, only sessions that were asked before still answer.
-        while asked.len() < places.now && !report.is_hopeless(&rules) {
-            let (Some(one), rest) = (live.next(), places.rest()) else { break };
+        while asked.len() < pace.at_a_time && !report.is_hopeless(&rules) {
+            let (Some(one), rest) = (live.next(), pace.rest()) else { break };
             let (ask, over) = (&ask, &over);
             asked.push(async move {
                 if let Some(rest) = rest {
@@ -81,7 +81,7 @@ pub(super) async fn migrate(
             None => report.stay("not-asked"),
         }
         over.store(report.is_hopeless(&rules), Ordering::Relaxed);
-        places.answered(report.failed() == before);
+        pace.answered(report.failed() == before);
     }
     live.for_each(|_| report.stay("not-asked"));
     for (session, slot, mut reported) in busy {
@@ -123,7 +123,7 @@ pub(super) fn answered(
     answer: Option<MigrateOutcome>,
 ) {
     if let Some(MigrateOutcome::Stayed(fault)) = &answer {
-        HandoverFailed { server: server.name(), session, fault }.emit(server.fault_lines());
+        MigrationFailed { server: server.name(), session, fault }.emit(server.fault_lines());
     }
     report.add(answer);
     let (stayed, lost) = (report.stayed.values().sum(), report.lost.values().sum::<usize>());
@@ -132,18 +132,18 @@ pub(super) fn answered(
 
 /// Number of sessions that are asked at a time. A failing version is tried in one session after the
 /// other: its failures use CPU time up to the budget, which slows down all sessions.
-struct Places {
-    now: usize,
-    /// A place rests after this many sessions.
+struct MigrationPace {
+    at_a_time: usize,
+    /// The host rests after this many sessions.
     stretch: usize,
     asked: usize,
 }
 
-impl Places {
-    /// Creates the places for this many sessions.
+impl MigrationPace {
+    /// Creates the pace for this many sessions.
     fn new(sessions: usize) -> Self {
         let rests_max = RESTS_MAX.div_duration_f64(REST) as usize * MOVING_MAX;
-        Self { now: 1, stretch: sessions.div_ceil(rests_max).max(1), asked: 0 }
+        Self { at_a_time: 1, stretch: sessions.div_ceil(rests_max).max(1), asked: 0 }
     }
 
     /// Returns the rest before the next session is asked. The first session is asked at once.
@@ -153,9 +153,9 @@ impl Places {
         rests.then_some(REST)
     }
 
-    /// Adds a place after a session that did not fail, and goes back to one place after a failure.
+    /// Asks one more at a time after a session that did not fail, and only one after a failure.
     fn answered(&mut self, well: bool) {
-        self.now = if well { (self.now + 1).min(MOVING_MAX) } else { 1 };
+        self.at_a_time = if well { (self.at_a_time + 1).min(MOVING_MAX) } else { 1 };
     }
 }
 
@@ -179,11 +179,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rests_of_places_stay_bounded() {
+    fn rests_of_a_migration_stay_bounded() {
         let rests_of = |sessions: usize| {
-            let mut places = Places::new(sessions);
-            assert_eq!(places.rest(), None, "the first one is asked at once");
-            (1..sessions).filter_map(|_| places.rest()).sum::<Duration>() / MOVING_MAX as u32
+            let mut pace = MigrationPace::new(sessions);
+            assert_eq!(pace.rest(), None, "the first one is asked at once");
+            (1..sessions).filter_map(|_| pace.rest()).sum::<Duration>() / MOVING_MAX as u32
         };
         assert_eq!(rests_of(1_001), REST * 250);
         assert_eq!(rests_of(5_000), REST * 4_999 / 4);
@@ -195,11 +195,11 @@ mod tests {
 
     #[test]
     fn failing_version_meets_one_session_at_a_time() {
-        let mut places = Places::new(1_000);
-        assert_eq!(places.now, 1);
-        (0..100).for_each(|_| places.answered(true));
-        assert_eq!(places.now, MOVING_MAX);
-        places.answered(false);
-        assert_eq!(places.now, 1);
+        let mut pace = MigrationPace::new(1_000);
+        assert_eq!(pace.at_a_time, 1);
+        (0..100).for_each(|_| pace.answered(true));
+        assert_eq!(pace.at_a_time, MOVING_MAX);
+        pace.answered(false);
+        assert_eq!(pace.at_a_time, 1);
     }
 }

@@ -40,7 +40,7 @@ const HELD_UP_MAX: Duration = Duration::from_secs(5);
 const GIVEN_UP_EVERY: Duration = Duration::from_millis(10);
 
 /// Outcome of a session's preparation.
-enum Prepared {
+enum Preparation {
     Ready(u64, oneshot::Receiver<MigrateOutcome>),
     Ended,
     Failed(u64, Option<MigrateOutcome>),
@@ -52,7 +52,7 @@ enum Prepared {
     Busy(LiveSession, oneshot::Receiver<MigrateOutcome>, &'static str),
 }
 
-impl Prepared {
+impl Preparation {
     fn is_ready(&self) -> bool {
         matches!(self, Self::Ready(..) | Self::Ended | Self::HeldUp(..) | Self::Left)
     }
@@ -81,10 +81,13 @@ impl Prepared {
 }
 
 /// Waits for the report of a session that was not ready: it stays, or it is over.
-async fn reported_unready(session: u64, reported: oneshot::Receiver<MigrateOutcome>) -> Prepared {
+async fn reported_unready(
+    session: u64,
+    reported: oneshot::Receiver<MigrateOutcome>,
+) -> Preparation {
     match reported.await {
-        Err(_) => Prepared::Ended,
-        handed => Prepared::Failed(session, handed.ok()),
+        Err(_) => Preparation::Ended,
+        handed => Preparation::Failed(session, handed.ok()),
     }
 }
 
@@ -93,7 +96,7 @@ async fn reported_unready(session: u64, reported: oneshot::Receiver<MigrateOutco
 ///
 /// # Errors
 /// The errors of `publish`; nothing was changed.
-pub(super) async fn move_all(
+pub(super) async fn migrate_all(
     change: &VersionChange,
     next: &Arc<EventProcedure>,
     report: &mut SwapReport,
@@ -141,7 +144,7 @@ pub(super) async fn move_all(
     if all_ready {
         let rule = server.rules().held_up;
         prepared = join_all(prepared.into_iter().map(|one| one.settled(rule))).await;
-        all_ready = prepared.iter().all(Prepared::is_ready);
+        all_ready = prepared.iter().all(Preparation::is_ready);
     }
     // After this time a session may have stopped waiting, so the outcome would be unknown.
     let published = match all_ready && env::now() < deadline + DECISION_LATE_MAX {
@@ -160,16 +163,16 @@ pub(super) async fn move_all(
     drop(closed);
     for one in prepared {
         match one {
-            Prepared::Ready(session, mut reported) => {
+            Preparation::Ready(session, mut reported) => {
                 answered(server, report, session, begun(&mut reported, deadline).await);
             }
-            Prepared::Ended => report.ended += 1,
-            Prepared::Failed(session, handed) => answered(server, report, session, handed),
-            Prepared::Left => report.stay("held-up"),
-            Prepared::Busy(one, reported, why) => {
+            Preparation::Ended => report.ended += 1,
+            Preparation::Failed(session, handed) => answered(server, report, session, handed),
+            Preparation::Left => report.stay("held-up"),
+            Preparation::Busy(one, reported, why) => {
                 withdraw(server, one, reported, why, deadline, report).await;
             }
-            Prepared::HeldUp(one, _, reported) => {
+            Preparation::HeldUp(one, _, reported) => {
                 withdraw(server, one, reported, "called-off", deadline, report).await;
             }
         }
@@ -198,7 +201,7 @@ async fn prepare(
     next: &Arc<EventProcedure>,
     (verdict, patience): (watch::Receiver<Option<bool>>, Duration),
     deadline: Instant,
-) -> Prepared {
+) -> Preparation {
     let session = handle.info().id;
     let (asked, (waited_before, _)) = (env::now(), handle.waited_for_peer());
     let mut decided = verdict.clone();
@@ -208,18 +211,18 @@ async fn prepare(
     let waited = match select(pin!(env::by(deadline, &mut ready)), called_off).await {
         Either::Left((waited, _)) => waited,
         // The session hears that as well, while it prepares.
-        Either::Right(_) => return Prepared::Busy((handle, slot), reported, "called-off"),
+        Either::Right(_) => return Preparation::Busy((handle, slot), reported, "called-off"),
     };
     match waited {
-        Some(Ok(())) => Prepared::Ready(session, reported),
+        Some(Ok(())) => Preparation::Ready(session, reported),
         Some(Err(_)) => reported_unready(session, reported).await,
         None => {
             // Between two writes the session does not wait, so the sum of its waits counts too.
             let (waited, waits) = handle.waited_for_peer();
             let is_held_up = waits || waited.saturating_sub(waited_before) * 2 > env::now() - asked;
             match is_held_up {
-                true => Prepared::HeldUp((handle, slot), ready, reported),
-                false => Prepared::Busy((handle, slot), reported, "busy"),
+                true => Preparation::HeldUp((handle, slot), ready, reported),
+                false => Preparation::Busy((handle, slot), reported, "busy"),
             }
         }
     }

@@ -20,7 +20,6 @@ mod exclusive;
 mod fetch;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
-mod hear;
 mod introduce;
 mod judge;
 mod live;
@@ -33,6 +32,7 @@ mod publish;
 mod record;
 mod report;
 mod rules;
+mod session_end;
 #[cfg(test)]
 pub(crate) mod sim_env;
 mod stage;
@@ -43,9 +43,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use self::canary::Canary;
-use self::introduce::Outcome;
+use self::introduce::RolloutOutcome;
 use self::judge::judge;
-use self::pending::Pending;
+use self::pending::PendingChange;
 use crate::plugin::Plugin;
 use crate::telemetry::{CanaryBegan, SwapRefused};
 
@@ -53,8 +53,7 @@ pub use self::canary::{CanaryOptions, CanaryStatus};
 pub(crate) use self::change::{Rollout, VersionChange, VersionedServer};
 pub(crate) use self::exclusive::Rank;
 pub use self::fetch::FetchError;
-pub(crate) use self::fetch::{again, believed, fetch, refused_load, refused_pull};
-pub(crate) use self::hear::weighs;
+pub(crate) use self::fetch::{fetch, fetch_again, refused_load, refused_pull, reverify};
 pub(crate) use self::live::{IdleTask, LiveSession, LiveSessions};
 pub use self::migrate::SWAP_DEADLINE;
 pub use self::progress::{SwapProgress, SwapStage};
@@ -62,6 +61,7 @@ pub(crate) use self::publish::History;
 pub use self::publish::{HISTORY_MAX, Revision, RevisionOrigin, RevisionState};
 pub use self::report::{SwapError, SwapReport};
 pub use self::rules::{CanaryRules, HeldUp, SwapPolicy, SwapRules, VERSIONS_MAX};
+pub(crate) use self::session_end::count_session_end;
 pub(crate) use self::stage::has_room_for;
 pub(crate) use self::state_dir::Recorded;
 pub use self::state_dir::{RecordError, StateDir};
@@ -97,7 +97,7 @@ async fn swap_pending(
     server: &Arc<dyn VersionedServer>,
     plugin: Arc<Plugin>,
     policy: SwapPolicy,
-    pending: &Pending<'_>,
+    pending: &PendingChange<'_>,
 ) -> Result<SwapReport, SwapError> {
     let change = pending.unless_called_off(&**server, without_canary(server)).await??;
     let before = server.rollout().procedure();
@@ -113,11 +113,11 @@ async fn swap_pending(
         true => server.rollout().current_number(),
         false => change.publish(&next),
     };
-    if change.introduce(&next, policy, &mut report, publish).await? == Outcome::CalledOff {
+    if change.introduce(&next, policy, &mut report, publish).await? == RolloutOutcome::CalledOff {
         called_off(&**server, &report);
         return Ok(report);
     }
-    change.outlasts(&before, &next)?;
+    change.publish_before_if_stopped(&before, &next)?;
     change.record(report).await
 }
 
@@ -125,37 +125,38 @@ async fn swap_pending(
 ///
 /// # Errors
 /// [`SwapError`]; nothing was changed.
-pub(crate) async fn try_file(
+pub(crate) async fn canary_file(
     server: &Arc<dyn VersionedServer>,
     file: PathBuf,
-    wish: CanaryOptions,
+    options: CanaryOptions,
 ) -> Result<SwapReport, SwapError> {
     let pending = server.rollout().pending.add();
-    let tried =
-        async { try_pending(server, pending.load(server, file).await?, wish, &pending).await };
-    tried.await.inspect_err(|error| refused(&**server, error))
+    let started = async {
+        start_canary_pending(server, pending.load(server, file).await?, options, &pending).await
+    };
+    started.await.inspect_err(|error| refused(&**server, error))
 }
 
 /// Starts a loaded plugin as a canary. Returns once it has begun.
 ///
 /// # Errors
-/// As [`try_file`].
-pub(crate) async fn try_plugin(
+/// As [`canary_file`].
+pub(crate) async fn start_canary(
     server: &Arc<dyn VersionedServer>,
     plugin: Arc<Plugin>,
-    wish: CanaryOptions,
+    options: CanaryOptions,
 ) -> Result<SwapReport, SwapError> {
-    try_pending(server, plugin, wish, &server.rollout().pending.add()).await
+    start_canary_pending(server, plugin, options, &server.rollout().pending.add()).await
 }
 
-async fn try_pending(
+async fn start_canary_pending(
     server: &Arc<dyn VersionedServer>,
     plugin: Arc<Plugin>,
-    wish: CanaryOptions,
-    pending: &Pending<'_>,
+    options: CanaryOptions,
+    pending: &PendingChange<'_>,
 ) -> Result<SwapReport, SwapError> {
     let change = pending.unless_called_off(&**server, without_canary(server)).await??;
-    let rules = wish.over(server.rules().canary);
+    let rules = options.applied_to(server.rules().canary);
     if let Some((key, problem)) = rules.problems().into_iter().next() {
         return Err(SwapError::Canary(key, problem));
     }
@@ -174,7 +175,7 @@ async fn try_pending(
     let mut report = SwapReport::between(&before, &next);
     report.revision = canary.number();
     // The judge starts at once, so that the canary ends even if the caller drops this future.
-    env::beside(server.runtime(), judge(Arc::downgrade(server), Arc::clone(&canary)));
+    env::spawn(server.runtime(), judge(Arc::downgrade(server), Arc::clone(&canary)));
     CanaryBegan {
         server: server.name(),
         plugin: &report.to,
@@ -189,7 +190,7 @@ async fn try_pending(
         let goes_on = migrate::migrate(&**server, &next, asked, &mut report).await;
         canary.has(report.moved as u64);
         if !goes_on {
-            change.take_back_canary(&canary, "failed-hand-offs").await;
+            change.roll_back_canary(&canary, "failed-hand-offs").await;
             report.rolled_back = true;
         }
     }
@@ -217,14 +218,14 @@ pub(crate) async fn roll_back(server: &Arc<dyn VersionedServer>) -> Result<SwapR
     let change = while_running(server, Rank::Next).await?;
     if let Some(canary) = server.rollout().canary() {
         let _under_way = change.begins(server.rollout().procedure().plugin());
-        return Ok(change.take_back_canary(&canary, "asked").await);
+        return Ok(change.roll_back_canary(&canary, "asked").await);
     }
     let (revision, known) = server.rollout().revision_before().ok_or(SwapError::NothingBefore)?;
     let number = revision.number;
     // Until something is published, another roll-back or a stop calls this roll-back off as well.
     let pending = server.rollout().pending.add();
     pending
-        .unless_called_off(&**server, change.still_believed(&revision, pending.stop()))
+        .unless_called_off(&**server, change.reverify_revision(&revision, pending.stop()))
         .await??;
     let plugin = match known {
         Some(known) => Arc::clone(known.plugin()),
@@ -238,14 +239,14 @@ pub(crate) async fn roll_back(server: &Arc<dyn VersionedServer>) -> Result<SwapR
     let next = change.stage(&bad, plugin, &pending).await?;
     drop(pending);
     let mut report = SwapReport::between(&bad, &next);
-    let publish = || change.go_back_to(number, &next, &bad);
+    let publish = || change.publish_revision(number, &next, &bad);
     // The operator's request overrides the count of failures, so `give` and not `introduce`.
     let policy = server.rules().policy;
-    if change.give(&next, policy, &mut report, publish).await? == Outcome::CalledOff {
+    if change.give(&next, policy, &mut report, publish).await? == RolloutOutcome::CalledOff {
         called_off(&**server, &report);
         return Ok(report);
     }
-    change.outlasts(&bad, &next)?;
+    change.publish_before_if_stopped(&bad, &next)?;
     change.record(report).await
 }
 

@@ -13,17 +13,17 @@ use crate::work::Stop;
 pub(super) struct PendingChanges(Mutex<Vec<Stop>>);
 
 /// One pending change, until this value is dropped.
-pub(super) struct Pending<'a> {
+pub(super) struct PendingChange<'a> {
     all: &'a PendingChanges,
     stop: Stop,
 }
 
 impl PendingChanges {
     /// Adds a pending change.
-    pub(super) fn add(&self) -> Pending<'_> {
+    pub(super) fn add(&self) -> PendingChange<'_> {
         let stop = Stop::default();
         self.all().push(stop.clone());
-        Pending { all: self, stop }
+        PendingChange { all: self, stop }
     }
 
     /// Calls off all pending changes and returns their number.
@@ -38,7 +38,7 @@ impl PendingChanges {
     }
 }
 
-impl Drop for Pending<'_> {
+impl Drop for PendingChange<'_> {
     fn drop(&mut self) {
         self.all.all().retain(|stop| !stop.is(&self.stop));
         // If the caller has gone, its work that still runs is of no use.
@@ -46,7 +46,7 @@ impl Drop for Pending<'_> {
     }
 }
 
-impl Pending<'_> {
+impl PendingChange<'_> {
     /// Returns the stop signal that calls this change off.
     pub(super) fn stop(&self) -> Stop {
         self.stop.clone()

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use futures_util::future::AbortHandle;
 
-use super::blame::{Blamed, LiveAddresses, Source, Suspect, Tried, Verdict};
+use super::blame::{Blamed, Decision, LiveAddresses, PendingReplay, Source, Suspect};
 use crate::plugin::{EventProcedure, Grants};
 use crate::telemetry::FaultFigures;
 
@@ -15,7 +15,7 @@ pub(super) struct Probation {
     pub(super) new: Arc<EventProcedure>,
     pub(super) suspect: Suspect,
     pub(super) until: Instant,
-    pub(super) judged: ProbationVerdict,
+    pub(super) state: ProbationState,
     /// What both versions may import.
     pub(super) grants: Grants,
     /// Task that ends the probation when its time is over.
@@ -24,7 +24,7 @@ pub(super) struct Probation {
 
 /// State of the decision about a version.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum ProbationVerdict {
+pub(super) enum ProbationState {
     /// The version has few faults, or the decision was to keep it.
     Kept,
     /// A task decides.
@@ -46,13 +46,13 @@ impl Probation {
     }
 
     /// Counts the end of a session. Returns the fault to replay, and whether a task has to decide.
-    pub(super) fn hears(
+    pub(super) fn count_session_end(
         &mut self,
         of: &Arc<EventProcedure>,
         source: Source,
         blamed: Option<&Blamed>,
         now: Instant,
-    ) -> (Option<Tried>, bool) {
+    ) -> (Option<PendingReplay>, bool) {
         // A session may be on the same version with the configuration before a reload.
         let is = |version: &Arc<EventProcedure>| {
             Arc::ptr_eq(of, version) || of.plugin().is_same_as(version.plugin())
@@ -62,19 +62,19 @@ impl Probation {
         }
         match blamed {
             Some(blamed) if is(&self.new) => {
-                let (tried, enough) = self.suspect.faulted(source, blamed, now);
-                let begins = enough && self.judged == ProbationVerdict::Kept;
+                let (pending, enough) = self.suspect.faulted(source, blamed, now);
+                let begins = enough && self.state == ProbationState::Kept;
                 if begins {
-                    self.judged = ProbationVerdict::UnderWay;
+                    self.state = ProbationState::UnderWay;
                 }
-                (Some(tried), begins)
+                (Some(pending), begins)
             }
             None if is(&self.new) => {
                 self.suspect.went_well(source, now);
                 (None, false)
             }
             blamed if is(self.before()) => {
-                self.suspect.hears_of_before(source, blamed, now);
+                self.suspect.count_before(source, blamed, now);
                 (None, false)
             }
             _ => (None, false),
@@ -83,17 +83,17 @@ impl Probation {
 
     /// Whether the version is to be rolled back.
     pub(super) fn has_failed(&self) -> bool {
-        matches!(self.judged, ProbationVerdict::Over(_))
+        matches!(self.state, ProbationState::Over(_))
     }
 
     /// Decides. `live` has the live sessions of the version and of the one before.
-    pub(super) fn judge(&mut self, live: [&LiveAddresses; 2], now: Instant) -> Verdict {
-        let verdict = self.suspect.decide(live, now);
-        self.judged = match verdict {
-            Verdict::Keep => ProbationVerdict::Kept,
-            Verdict::NotYet => ProbationVerdict::UnderWay,
-            Verdict::TakeBack(figures) => ProbationVerdict::Over(figures),
+    pub(super) fn decide(&mut self, live: [&LiveAddresses; 2], now: Instant) -> Decision {
+        let decision = self.suspect.decide(live, now);
+        self.state = match decision {
+            Decision::Keep => ProbationState::Kept,
+            Decision::NotYet => ProbationState::UnderWay,
+            Decision::RollBack(figures) => ProbationState::Over(figures),
         };
-        verdict
+        decision
     }
 }

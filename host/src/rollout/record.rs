@@ -49,7 +49,7 @@ async fn record(server: &Arc<dyn VersionedServer>) -> Result<bool, RecordError> 
         let (configured, revisions) = written_by.rollout().recordable();
         records.write_record(written_by.name(), configured, revisions)
     };
-    match env::apart(server.work(WorkKind::Urgent), write).await {
+    match env::run_blocking(server.work(WorkKind::Urgent), write).await {
         Ok(written) => written.map(|()| true),
         Err(error) => Err(records_of.not_done(server.name(), &error)),
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use super::env::Change;
+use super::env::DiskChange;
 use crate::locks::lock;
 use crate::rng::Rng;
 
@@ -153,12 +153,12 @@ impl SimEnv {
     }
 
     /// Runs work of another thread: waits a while, and then does the work at one moment.
-    pub(crate) async fn apart<T>(&self, work: impl FnOnce() -> T) -> T {
+    pub(crate) async fn run_blocking<T>(&self, work: impl FnOnce() -> T) -> T {
         self.rest(Duration::from_millis(20)).await;
         work()
     }
 
-    pub(crate) fn may(&self, change: Change) -> io::Result<()> {
+    pub(crate) fn may(&self, change: DiskChange) -> io::Result<()> {
         let mut inner = self.inner();
         if let Some(left) = inner.kill_in {
             inner.killed |= left == 0;
@@ -167,7 +167,7 @@ impl SimEnv {
         let bad = match inner.disk {
             _ if inner.killed => true,
             Disk::Good => false,
-            Disk::Full => change == Change::Write,
+            Disk::Full => change == DiskChange::Write,
             Disk::ReadOnly => true,
             Disk::Flaky(one_in) => inner.rng.throw(one_in) == 0,
         };

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use super::change::{VersionChange, VersionedServer};
 use super::env;
-use super::fetch::{again, believed, bytes_of, fetch, is_pulled};
+use super::fetch::{bytes_of, fetch, fetch_again, is_pulled, reverify};
 use super::live::LiveSessions;
-use super::pending::Pending;
+use super::pending::PendingChange;
 use super::publish::Revision;
 use super::report::SwapError;
 use super::rules::VERSIONS_MAX;
@@ -51,7 +51,7 @@ pub(super) fn has_room_beside(
     Err(SwapError::TooManyVersions(names.join(", ")))
 }
 
-impl Pending<'_> {
+impl PendingChange<'_> {
     /// Loads a plugin from a file or from its registry, under the grants of this server.
     pub(super) async fn load(
         &self,
@@ -64,7 +64,7 @@ impl Pending<'_> {
             let pull = registries.config().pull.just_named();
             fetch(&file, (&registries, pull), &loads.loader(), &loads.grants(), &stop)
         };
-        let loading = env::apart(server.work(WorkKind::Long), load);
+        let loading = env::run_blocking(server.work(WorkKind::Long), load);
         let loaded = self.unless_called_off(&**server, loading).await?;
         Ok(loaded??)
     }
@@ -79,7 +79,7 @@ impl VersionChange {
         &self,
         before: &Arc<EventProcedure>,
         plugin: Arc<Plugin>,
-        pending: &Pending<'_>,
+        pending: &PendingChange<'_>,
     ) -> Result<Arc<EventProcedure>, SwapError> {
         let staged = self.staged(before, plugin, pending.stop());
         pending.unless_called_off(&*self.server, staged).await?
@@ -102,7 +102,7 @@ impl VersionChange {
         // The lock of swaps is held meanwhile, so the trial must not wait for loads of other
         // servers.
         let try_it = move || quota.owing(|| try_out(&trial, limits, budget));
-        env::apart(server.work(WorkKind::Urgent), try_it).await??;
+        env::run_blocking(server.work(WorkKind::Urgent), try_it).await??;
         self.keep(Arc::clone(before.plugin()), Arc::clone(&plugin), stop).await?;
         if server.is_ending() {
             return Err(SwapError::Stopping);
@@ -134,7 +134,7 @@ impl VersionChange {
         // A registry may be slow, and the work threads for urgent steps must not wait for it.
         let pulls = is_pulled(old.file()) || is_pulled(next.file());
         let kind = if pulls { WorkKind::Restore } else { WorkKind::Urgent };
-        let kept = env::apart(server.work(kind), move || {
+        let kept = env::run_blocking(server.work(kind), move || {
             if let Err(error) =
                 records.keep(&name, &old, || bytes_of(old.file(), &registries, &stop))
             {
@@ -152,7 +152,7 @@ impl VersionChange {
 
     /// Checks that a version from a registry may still run, whether it is in memory or in a kept
     /// file. A version from a file passes.
-    pub(super) async fn still_believed(
+    pub(super) async fn reverify_revision(
         &self,
         revision: &Revision,
         stop: Stop,
@@ -161,8 +161,8 @@ impl VersionChange {
             return Ok(());
         }
         let (registries, file) = (self.server.registries(), revision.file.clone());
-        let ask = move || believed(&file, &registries, &stop);
-        let asked = env::apart(self.server.work(WorkKind::Restore), ask).await?;
+        let ask = move || reverify(&file, &registries, &stop);
+        let asked = env::run_blocking(self.server.work(WorkKind::Restore), ask).await?;
         asked.map_err(|error| SwapError::Distrusted {
             label: revision.label(),
             why: error.to_string(),
@@ -182,7 +182,8 @@ impl VersionChange {
             let file = kept.unwrap_or_else(|| revision.file.clone());
             let (registries, loader, grants) =
                 (server.registries(), server.loader(), server.grants());
-            let plugin = again(&file, revision.known(), &registries, &loader, &grants, &stop)?;
+            let plugin =
+                fetch_again(&file, revision.known(), &registries, &loader, &grants, &stop)?;
             if plugin.digest() == revision.digest {
                 Ok(plugin)
             } else {
@@ -190,6 +191,6 @@ impl VersionChange {
                 Err(SwapError::Gone { label: revision.label(), file })
             }
         };
-        env::apart(self.server.work(WorkKind::Restore), load).await?
+        env::run_blocking(self.server.work(WorkKind::Restore), load).await?
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use super::env::{self, Change};
+use super::env::{self, DiskChange};
 use super::publish::{Revision, RevisionState};
 use crate::event::{EXCERPT_MAX_BYTES, excerpt};
 use crate::files;
@@ -295,19 +295,19 @@ impl StateDir {
 
     fn write(&self, server: &str, file: &Path, bytes: &[u8]) -> io::Result<()> {
         let folder = self.of(server);
-        env::may(Change::Make)?;
+        env::may(DiskChange::Make)?;
         files::own_folder(&folder)?;
         let draft = folder.join("draft");
         // A crash may have left a draft.
         remove(&draft);
         let written = (|| {
-            env::may(Change::Make)?;
+            env::may(DiskChange::Make)?;
             let mut file =
                 OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-            env::may(Change::Write)?;
+            env::may(DiskChange::Write)?;
             file.write_all(bytes)?;
             env::sync(&file)?;
-            env::may(Change::Move)
+            env::may(DiskChange::Move)
         })();
         let moved = written.and_then(|()| fs::rename(&draft, file));
         if moved.is_err() {
@@ -350,7 +350,7 @@ fn is_sound(revision: &Revision) -> bool {
 
 /// Removes a file. A file that stays does no harm, and the next record tries again.
 fn remove(file: &Path) {
-    if env::may(Change::Remove).is_ok() {
+    if env::may(DiskChange::Remove).is_ok() {
         let _ = fs::remove_file(file);
     }
 }

@@ -4,18 +4,18 @@
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use super::blame::{Comparison, PAST, Rule, Suspect, Verdict};
+use super::blame::{Comparison, Decision, PAST, Rule, Suspect};
 use super::change::{Rollout, VersionChange, VersionedServer};
 use super::env;
 use super::exclusive::Rank;
 use super::migrate::migrate;
-use super::probation::{Probation, ProbationVerdict};
+use super::probation::{Probation, ProbationState};
 use super::report::SwapReport;
 use crate::event::Port;
 use crate::plugin::EventProcedure;
 
 /// Delay of the decision after a fault, and of each further attempt while replays run.
-const JUDGED_AFTER: Duration = Duration::from_millis(50);
+const DECIDED_AFTER: Duration = Duration::from_millis(50);
 /// Longest window of counting. The end of a session counts for at most two windows.
 const COUNTED_MAX: Duration = Duration::from_secs(300);
 
@@ -31,11 +31,11 @@ impl VersionChange {
         }
         let (weak, now) = (Arc::downgrade(server), env::now());
         let until = now + rules.watch;
-        let expiry = env::beside(server.runtime(), async move {
+        let expiry = env::spawn(server.runtime(), async move {
             env::sleep(rules.watch).await;
             let Some(server) = weak.upgrade() else { return };
             server.rollout().versions.end_probation_if(|probation| {
-                probation.until == until && probation.judged == ProbationVerdict::Kept
+                probation.until == until && probation.state == ProbationState::Kept
             });
         });
         let mut past = server.rollout().blame.past_of(before.metrics(), now);
@@ -45,13 +45,13 @@ impl VersionChange {
         }
         let rule = Rule::Swap { faults_min: rules.faults_min, share: rules.faults_share };
         let suspect = Suspect::new(rule, new, (before, past), rules.watch.clamp(PAST, COUNTED_MAX));
-        let (new, judged, grants) = (Arc::clone(new), ProbationVerdict::Kept, server.grants());
-        self.set_probation(Some(Probation { new, suspect, until, judged, grants, expiry }));
+        let (new, state, grants) = (Arc::clone(new), ProbationState::Kept, server.grants());
+        self.set_probation(Some(Probation { new, suspect, until, state, grants, expiry }));
     }
 }
 
 /// Decides about the version of this comparison. `None`: its probation is over.
-fn decide(server: &dyn VersionedServer, comparison: &Arc<Mutex<Comparison>>) -> Option<Verdict> {
+fn decide(server: &dyn VersionedServer, comparison: &Arc<Mutex<Comparison>>) -> Option<Decision> {
     let rollout = server.rollout();
     let versions = rollout.with_probation(|probation| {
         probation.suspect.is(comparison).then(|| {
@@ -59,44 +59,47 @@ fn decide(server: &dyn VersionedServer, comparison: &Arc<Mutex<Comparison>>) -> 
             probation.suspect.is_due(env::now()).then_some(versions)
         })
     })??;
-    let Some(versions) = versions else { return Some(Verdict::NotYet) };
+    let Some(versions) = versions else { return Some(Decision::NotYet) };
     let live = server.live_on(&|current| {
         versions.iter().position(|version| current.plugin().is_same_as(version.plugin()))
     });
-    let (now, mut verdict) = (env::now(), None);
+    let (now, mut decision) = (env::now(), None);
     rollout.versions.end_probation_if(|probation| {
         if !probation.suspect.is(comparison) {
             return false;
         }
-        verdict = Some(probation.judge([&live[0], &live[1]], now));
+        decision = Some(probation.decide([&live[0], &live[1]], now));
         // The expiry task may have run while the decision was under way.
-        verdict == Some(Verdict::Keep) && now > probation.until
+        decision == Some(Decision::Keep) && now > probation.until
     });
-    verdict
+    decision
 }
 
 /// Decides about the version of this comparison, as soon as the replays allow.
-pub(super) async fn judge(server: Weak<dyn VersionedServer>, comparison: Arc<Mutex<Comparison>>) {
+pub(super) async fn decide_when_due(
+    server: Weak<dyn VersionedServer>,
+    comparison: Arc<Mutex<Comparison>>,
+) {
     loop {
-        env::sleep(JUDGED_AFTER).await;
+        env::sleep(DECIDED_AFTER).await;
         let Some(server) = server.upgrade() else { return };
         match decide(&*server, &comparison) {
-            None | Some(Verdict::Keep) => return,
-            Some(Verdict::NotYet) => {}
-            Some(Verdict::TakeBack(_)) => return take_back(server).await,
+            None | Some(Decision::Keep) => return,
+            Some(Decision::NotYet) => {}
+            Some(Decision::RollBack(_)) => return roll_back_faulty(server).await,
         }
     }
 }
 
 /// Rolls back the version on probation, if it has failed.
-async fn take_back(server: Arc<dyn VersionedServer>) {
+async fn roll_back_faulty(server: Arc<dyn VersionedServer>) {
     let change = Rollout::exclusive(&server, Rank::Next).await;
     // Meanwhile a reload may have changed both configurations, or a swap may have come first.
     let Some(probation) = change.take_failed_probation() else { return };
-    let ProbationVerdict::Over(figures) = probation.judged else { return };
+    let ProbationState::Over(figures) = probation.state else { return };
     let (bad, before) = (Arc::clone(&probation.new), Arc::clone(probation.before()));
     drop(probation);
-    if !change.put_back(&before, &bad, ("faults", Some(&figures))) {
+    if !change.publish_before(&before, &bad, ("faults", Some(&figures))) {
         return;
     }
     if before.hands_over() && bad.hands_over() {

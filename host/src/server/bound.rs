@@ -17,7 +17,7 @@ use crate::handover::{DetachedSession, InheritedListener, OpenSocket};
 use crate::net::{BindError, Listener, Security};
 use crate::plugin::{Binding, Claim, EventProcedure, Holding, LoadError, Plugin, try_out};
 use crate::rollout::{
-    FetchError, History, Revision, Rollout, SwapError, VersionChange, again, has_room_for,
+    FetchError, History, Revision, Rollout, SwapError, VersionChange, fetch_again, has_room_for,
 };
 use crate::serve;
 use crate::service::Breaker;
@@ -41,7 +41,7 @@ const PAUSES_LOGGED_PER_SECOND: u32 = 1;
 
 /// All of a server but its address, checked.
 pub struct Prepared {
-    pub(super) description: ServerBuilder,
+    pub(super) spec: ServerBuilder,
     pub(crate) name: String,
     pub(crate) plugin: Arc<Plugin>,
     /// The plugin that the specification names. A record may say that another version is current.
@@ -56,7 +56,7 @@ pub struct Prepared {
     /// Room of the server's shared instances.
     pub(super) room: Option<Arc<Claim>>,
     /// Listening socket of the process before this one.
-    pub(super) left: Option<InheritedListener>,
+    pub(super) inherited: Option<InheritedListener>,
 }
 
 /// A server that listens and does not accept yet. Dropping it frees the address.
@@ -90,26 +90,26 @@ impl Prepared {
             // If the record is older than the running server, the start tried the recorded version.
             // The named one becomes current, so it is tried here.
             if !Arc::ptr_eq(&self.named, &self.plugin) {
-                let budget = self.description.budgets.start(self.description.priority);
-                try_out(&self.named, self.description.limits, budget)?;
+                let budget = self.spec.budgets.start(self.spec.priority);
+                try_out(&self.named, self.spec.limits, budget)?;
             }
             return Ok(Arc::clone(&self.named));
         }
         // A plugin that came from the record is usually a copy of the current one, and the current
         // one may have shared instances.
         let copied =
-            !self.recorded.is_empty() && running.server_config().grants == self.description.grants;
+            !self.recorded.is_empty() && running.server_config().grants == self.spec.grants;
         if current.is_same_as(&self.plugin) && !copied {
             return Ok(Arc::clone(&self.plugin));
         }
-        let grants = &self.description.grants;
+        let grants = &self.spec.grants;
         if running.server_config().grants == *grants {
             return Ok(current);
         }
-        let again = again(
+        let again = fetch_again(
             current.file(),
             current.known(),
-            &self.description.registries,
+            &self.spec.registries,
             host.loader(),
             grants,
             &Stop::default(),
@@ -128,29 +128,32 @@ impl Prepared {
     pub(crate) fn listen(mut self, host: &Host) -> Result<Bound, BindError> {
         // The socket registers with the runtime that will poll it.
         let _inside = host.runtime().enter();
-        let left = self.left.take();
-        let ids_above = left.as_ref().map_or(0, |left| left.ids_above);
-        let endpoint = &self.description.endpoint;
-        let left = match left {
-            Some(left)
-                if left.given || left.socket.local_addr().ok() == Some(endpoint.resolve()?) =>
+        let inherited = self.inherited.take();
+        let ids_above = inherited.as_ref().map_or(0, |socket| socket.ids_above);
+        let endpoint = &self.spec.endpoint;
+        let inherited = match inherited {
+            Some(inherited)
+                if inherited.given
+                    || inherited.socket.local_addr().ok() == Some(endpoint.resolve()?) =>
             {
-                Some(left)
+                Some(inherited)
             }
             // The specification names another address now.
             _ => None,
         };
         let given =
-            self.description.inherited.is_some() || left.as_ref().is_some_and(|left| left.given);
-        let listener = match (&self.description.inherited, left) {
+            self.spec.listener.is_some() || inherited.as_ref().is_some_and(|socket| socket.given);
+        let listener = match (&self.spec.listener, inherited) {
             (Some(socket), _) => Listener::adopt(
                 socket.try_clone().map_err(BindError::Inherited)?,
                 endpoint.backlog,
             )?,
-            (None, Some(left)) if left.given => Listener::adopt(left.socket, endpoint.backlog)?,
+            (None, Some(inherited)) if inherited.given => {
+                Listener::adopt(inherited.socket, endpoint.backlog)?
+            }
             // Another holder may have shut the socket down. It is of no use then, but the address
             // is known.
-            (None, Some(left)) => Listener::adopt(left.socket, endpoint.backlog)
+            (None, Some(inherited)) => Listener::adopt(inherited.socket, endpoint.backlog)
                 .or_else(|_| Listener::open(endpoint))?,
             (None, None) => Listener::open(endpoint)?,
         };
@@ -159,7 +162,7 @@ impl Prepared {
 
     /// Name of the server's tenant.
     pub(crate) fn tenant(&self) -> String {
-        self.description.tenant.clone().unwrap_or_else(|| self.name())
+        self.spec.tenant.clone().unwrap_or_else(|| self.name())
     }
 
     /// Makes the server's instances take room from `holding`. Shared instances claim theirs now.
@@ -167,7 +170,7 @@ impl Prepared {
     /// # Errors
     /// The pools have no room for the shared instances.
     pub(crate) fn hold(&mut self, holding: Arc<Holding>) -> Result<(), StartError> {
-        self.room = self.description.claim(&holding, &self.plugin)?;
+        self.room = self.spec.claim(&holding, &self.plugin)?;
         self.holding = Some(holding);
         Ok(())
     }
@@ -175,7 +178,7 @@ impl Prepared {
     /// The limits beside the server's own that new connections count against.
     fn shared_limits(&self, host: &Host, tenant: &Tenant, holding: &Arc<Holding>) -> SharedLimits {
         let own = || -> Arc<dyn InstanceRoom> { Arc::clone(holding) as Arc<dyn InstanceRoom> };
-        let instances = (self.description.shards == 0).then(own);
+        let instances = (self.spec.shards == 0).then(own);
         SharedLimits {
             process: Arc::clone(host.clients()),
             instances,
@@ -190,12 +193,12 @@ impl Prepared {
         tenant: &Tenant,
         holding: &Arc<Holding>,
     ) -> EventProcedure {
-        let description = &self.description;
+        let spec = &self.spec;
         let binding = Binding {
             server: server.to_owned(),
-            settings: description.settings.clone(),
-            limits: description.limits,
-            shards: description.shards,
+            settings: spec.settings.clone(),
+            limits: spec.limits,
+            shards: spec.shards,
             counters: Arc::clone(counters),
             quota: Arc::clone(&tenant.quota),
             holding: Some(Arc::clone(holding)),
@@ -205,8 +208,8 @@ impl Prepared {
     }
 
     fn server_config(&self, pause_gate: &Arc<PauseGate>, tenant: &Arc<Tenant>) -> ServerConfig {
-        let description = &self.description;
-        let (timeout, timeouts) = (description.timeout, description.timeouts);
+        let spec = &self.spec;
+        let (timeout, timeouts) = (spec.timeout, spec.timeouts);
         let session_config = SessionConfig {
             timeout,
             deadlines: Deadlines {
@@ -217,14 +220,14 @@ impl Prepared {
                 lifetime: timeouts.lifetime,
                 min_rate: timeouts.min_rate,
             },
-            watermarks: description.watermarks,
+            watermarks: spec.watermarks,
             tenant: Arc::clone(&tenant.name),
             quota: Arc::clone(&tenant.quota),
-            timers_max: description.timers_max,
-            sleep_after: description.sleep_after,
-            priority: description.priority,
-            priority_max: description.priority_max.unwrap_or(description.priority),
-            budgets: description.budgets,
+            timers_max: spec.timers_max,
+            sleep_after: spec.sleep_after,
+            priority: spec.priority,
+            priority_max: spec.priority_max.unwrap_or(spec.priority),
+            budgets: spec.budgets,
             pause_gate: Arc::clone(pause_gate),
         };
         ServerConfig {
@@ -232,13 +235,13 @@ impl Prepared {
             ceiling: session_config.priority_max,
             session_config: Arc::new(session_config),
             handshake: timeouts.handshake.unwrap_or(timeout),
-            parameter: description.parameter,
-            proxies: description.proxies.clone(),
-            throttle: description.throttle,
-            grants: description.grants.clone(),
-            rules: description.rules,
-            registries: Arc::clone(&description.registries),
-            given: Arc::clone(&description.given),
+            parameter: spec.parameter,
+            proxies: spec.proxies.clone(),
+            throttle: spec.throttle,
+            grants: spec.grants.clone(),
+            rules: spec.rules,
+            registries: Arc::clone(&spec.registries),
+            given: Arc::clone(&spec.given),
             tenant: Arc::clone(tenant),
         }
     }
@@ -255,27 +258,27 @@ impl Prepared {
     ) -> Option<Arc<EventProcedure>> {
         let tenant = host.tenant(&self.tenant());
         let holding = Arc::clone(&service.holding);
-        holding.promise(&tenant.name, self.description.promise());
+        holding.promise(&tenant.name, self.spec.promise());
         if self.room.is_none() {
             // If this claim finds no room, each shared instance still has to find some.
-            self.room = self.description.claim(&holding, &self.plugin).ok().flatten();
+            self.room = self.spec.claim(&holding, &self.plugin).ok().flatten();
         }
         // The specification was checked with these limits.
-        let _ = service.gate.change(self.description.throttle.into());
-        service.gate.set_networks(self.description.networks.clone());
-        if service.breaker().limits() != self.description.breaker
+        let _ = service.gate.change(self.spec.throttle.into());
+        service.gate.set_networks(self.spec.networks.clone());
+        if service.breaker().limits() != self.spec.breaker
             || service.procedure().plugin().digest() != self.plugin.digest()
         {
-            service.breaker().reset(self.description.breaker);
+            service.breaker().reset(self.spec.breaker);
         }
         service.gate.set_shared_limits(self.shared_limits(host, &tenant, &holding));
-        service.registry.set_name_chars_max(self.description.name_chars_max);
+        service.registry.set_name_chars_max(self.spec.name_chars_max);
         service.server_config.store(Arc::new(self.server_config(&service.pause_gate, &tenant)));
         let procedure = self.procedure(&service.name, &service.counters, &tenant, &holding);
-        let tried = change.reconfigure(procedure, &self.configured);
+        let ended_canary = change.reconfigure(procedure, &self.configured);
         // The accepting task may wait for a moment that this change moved.
         service.steer(|_| true);
-        tried
+        ended_canary
     }
 
     /// Makes the state that the server's tasks share. The server does not listen yet.
@@ -286,26 +289,22 @@ impl Prepared {
         let tenant = host.tenant(&self.tenant());
         let server_config = self.server_config(&pause_gate, &tenant);
         let open = || {
-            host.engine().ledger().open(
-                &tenant.name,
-                self.description.promise(),
-                self.plugin.footprint(),
-            )
+            host.engine().ledger().open(&tenant.name, self.spec.promise(), self.plugin.footprint())
         };
         let holding = self.holding.clone().unwrap_or_else(open);
         let procedure = Arc::new(self.procedure(&name, &counters, &tenant, &holding));
         let shared_limits = self.shared_limits(host, &tenant, &holding);
-        let Prepared { description, configured, recorded, .. } = self;
+        let Prepared { spec, configured, recorded, .. } = self;
         let history = match recorded.is_empty() {
             true => History::new(configured, &procedure),
             false => History::resumed(configured, recorded, &procedure),
         };
         Arc::new(Service {
-            breaker: Mutex::new(Breaker::new(description.breaker)),
+            breaker: Mutex::new(Breaker::new(spec.breaker)),
             workers: host.workers(),
             runtime: host.runtime().clone(),
-            gate: Gate::new(description.throttle, description.networks, shared_limits),
-            registry: Arc::new(Registry::new(description.name_chars_max)),
+            gate: Gate::new(spec.throttle, spec.networks, shared_limits),
+            registry: Arc::new(Registry::new(spec.name_chars_max)),
             counters,
             fault_lines: Bucket::new(FAULTS_LOGGED_PER_SECOND),
             session_lines: Bucket::new(SESSIONS_LOGGED_PER_SECOND),
@@ -360,7 +359,7 @@ impl Bound {
     /// any new connection.
     pub(crate) fn run_with(self, sessions: Vec<DetachedSession>) -> ServerHandle {
         let Self { prepared, host, listener, given, ids_above } = self;
-        let secure = prepared.description.secure;
+        let secure = prepared.spec.secure;
         let service = prepared.assemble(&host);
         let ids_above = sessions.iter().map(|session| session.ids_above).fold(ids_above, u64::max);
         service.registry.number_above(ids_above);

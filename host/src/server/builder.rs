@@ -78,7 +78,7 @@ pub struct ServerBuilder {
     pub(super) name: String,
     pub(super) tenant: Option<String>,
     pub(super) endpoint: Endpoint,
-    pub(super) inherited: Option<Arc<TcpListener>>,
+    pub(super) listener: Option<Arc<TcpListener>>,
     pub(crate) throttle: Throttle,
     pub(super) networks: Networks,
     pub(super) proxies: Vec<Network>,
@@ -119,7 +119,7 @@ impl Default for ServerBuilder {
                 backlog: 0,
                 options,
             },
-            inherited: None,
+            listener: None,
             throttle: Throttle::default(),
             networks: Networks::default(),
             proxies: Vec::new(),
@@ -246,7 +246,7 @@ impl ServerBuilder {
     /// keeps its options.
     #[must_use]
     pub fn listener(mut self, socket: TcpListener) -> Self {
-        self.inherited = Some(Arc::new(socket));
+        self.listener = Some(Arc::new(socket));
         self
     }
     /// Sets the most clients at a time; the server refuses new connections beyond them. That many

@@ -233,15 +233,15 @@ impl ServerHandle {
     ///
     /// This waits for a running swap, and later swaps wait for this. Dropping the future changes
     /// nothing if it has not begun; later, sessions may stay on the canary.
-    pub async fn reform(&self, prepared: Prepared) {
+    pub async fn reconfigure(&self, prepared: Prepared) {
         let change = self.versions_stay().await;
-        let tried = self.put_config(prepared, &change);
-        self.follow_reform(&change, tried).await;
+        let ended_canary = self.put_in_force(prepared, &change);
+        self.after_reconfigure(&change, ended_canary).await;
     }
 
-    /// First part of [`ServerHandle::reform`]. Returns the procedure of an ended canary, for the
-    /// second part.
-    pub(crate) fn put_config(
+    /// First part of [`ServerHandle::reconfigure`]. Returns the procedure of an ended canary, for
+    /// the second part.
+    pub(crate) fn put_in_force(
         &self,
         prepared: Prepared,
         change: &VersionChange,
@@ -249,15 +249,15 @@ impl ServerHandle {
         prepared.apply(&self.host, &self.service, change)
     }
 
-    /// Second part of [`ServerHandle::reform`]. The sessions of an ended canary migrate back. If
-    /// the server has had several versions, it records them with the configured plugin.
-    pub(crate) async fn follow_reform(
+    /// Second part of [`ServerHandle::reconfigure`]. The sessions of an ended canary migrate back.
+    /// If the server has had several versions, it records them with the configured plugin.
+    pub(crate) async fn after_reconfigure(
         &self,
         change: &VersionChange,
-        tried: Option<Arc<EventProcedure>>,
+        ended_canary: Option<Arc<EventProcedure>>,
     ) {
-        if let Some(tried) = tried {
-            change.bring_back(&tried).await;
+        if let Some(ended_canary) = ended_canary {
+            change.migrate_canary_sessions(&ended_canary).await;
         }
         if self.service.rollout.revisions().len() > 1 {
             change.record_quietly().await;
@@ -312,7 +312,7 @@ impl ServerHandle {
         new_connections: NewConnections,
         sessions: Option<ServerEnding>,
     ) -> Result<(), SteerError> {
-        let (version, plan) = self.service.suspend(new_connections).ok_or(SteerError::Stopping)?;
+        let (version, call) = self.service.suspend(new_connections).ok_or(SteerError::Stopping)?;
         let (service, accepting) = (Arc::clone(&self.service), self.accepting.clone());
         // A task of its own, so that it continues if the future is dropped.
         self.host.runtime().spawn(async move {
@@ -320,7 +320,7 @@ impl ServerHandle {
             let goes_on = match sessions {
                 None => false,
                 Some(ServerEnding::AtOnce) => true,
-                Some(ServerEnding::Drain(deadline)) => service.drain(deadline, plan).await,
+                Some(ServerEnding::Drain(deadline)) => service.drain(deadline, call).await,
             };
             if goes_on {
                 service.clear(FAREWELL_MAX).await;
@@ -340,7 +340,7 @@ impl ServerHandle {
             let suspended = state.status == Status::Suspended;
             if suspended {
                 state.status = Status::Listening;
-                state.plan += 1;
+                state.ending_call += 1;
             }
             suspended
         });
@@ -377,13 +377,13 @@ impl ServerHandle {
     /// [`SteerError::Stopping`], [`SteerError::Overtaken`]; [`SteerError::NotListening`] after the
     /// sessions ended.
     pub async fn restart(&self, sessions: ServerEnding) -> Result<usize, SteerError> {
-        let mut plan = 0;
+        let mut call = 0;
         let begun = self.service.steer(|state| {
             let running = !state.status.is_final();
             if running {
                 state.status = Status::Restarting;
-                state.plan += 1;
-                plan = state.plan;
+                state.ending_call += 1;
+                call = state.ending_call;
             }
             running
         });
@@ -392,13 +392,13 @@ impl ServerHandle {
         let work = self.host.runtime().spawn(async move {
             followed(accepting, version).await;
             if let ServerEnding::Drain(deadline) = sessions
-                && !service.drain(deadline, plan).await
+                && !service.drain(deadline, call).await
             {
                 return None;
             }
             let cut = service.clear(FAREWELL_MAX).await;
             let done = service.steer(|state| {
-                let restarting = state.status == Status::Restarting && state.plan == plan;
+                let restarting = state.status == Status::Restarting && state.ending_call == call;
                 if restarting {
                     state.status = Status::Listening;
                 }

@@ -12,7 +12,7 @@ use super::host::Host;
 use crate::handover::InheritedListener;
 use crate::net::{Credentials, Security};
 use crate::plugin::{Claim, Holding, LoadError, Plugin, try_out};
-use crate::rollout::{RecordError, Recorded, Revision, believed, fetch};
+use crate::rollout::{RecordError, Recorded, Revision, fetch, reverify};
 use crate::work::Stop;
 
 /// The plugin that a specification names, loaded, with the result of its trial.
@@ -55,32 +55,32 @@ impl ServerBuilder {
     /// [`ServerBuilder::bind`] with the listening sockets of the process before, by server names.
     pub(crate) fn bind_with(
         self,
-        left: &mut HashMap<String, InheritedListener>,
+        inherited: &mut HashMap<String, InheritedListener>,
     ) -> Result<Bound, StartError> {
         let host = self.host.clone().map_or_else(Host::shared, Ok)?;
         let mut prepared = self.prepare(&host)?;
-        let holding = prepared.description.open(&host, &prepared.tenant(), &prepared.plugin)?;
+        let holding = prepared.spec.open(&host, &prepared.tenant(), &prepared.plugin)?;
         prepared.hold(holding)?;
         // A socket with this address fits, even if its server had another name.
-        let address = prepared.description.address();
-        let is_given = left.get(&prepared.name).is_some_and(|socket| socket.given);
-        let fits = left
+        let address = prepared.spec.address();
+        let is_given = inherited.get(&prepared.name).is_some_and(|socket| socket.given);
+        let fits = inherited
             .iter()
             .find(|(_, socket)| !is_given && address.is_some() && socket.address() == address);
         let fits = fits.map_or_else(|| prepared.name.clone(), |(name, _)| name.clone());
-        prepared.left = left.remove(&fits);
+        prepared.inherited = inherited.remove(&fits);
         Ok(prepared.listen(&host)?)
     }
 
     /// Returns the specification without its inherited socket, which would stay open as long as the
     /// specification.
     pub(crate) fn without_listener(mut self) -> Self {
-        self.inherited = None;
+        self.listener = None;
         self
     }
 
     /// Does everything of [`ServerBuilder::bind`] but binding the address. For a running server and
-    /// its [`ServerHandle::reform`].
+    /// its [`ServerHandle::reconfigure`].
     ///
     /// # Errors
     /// [`StartError`].
@@ -118,7 +118,7 @@ impl ServerBuilder {
         let security = self.security()?;
         let (holding, room) = (None, None);
         Ok(Prepared {
-            description: self,
+            spec: self,
             name,
             plugin,
             named,
@@ -127,7 +127,7 @@ impl ServerBuilder {
             security,
             holding,
             room,
-            left: None,
+            inherited: None,
         })
     }
 
@@ -150,7 +150,7 @@ impl ServerBuilder {
             None => Arc::clone(named),
             Some((current, file)) => {
                 let refused = |error| RecordError::distrusted(&file, &current, &error);
-                believed(&current.file, &self.registries, &Stop::default()).map_err(refused)?;
+                reverify(&current.file, &self.registries, &Stop::default()).map_err(refused)?;
                 host.loader().share_as(&file, current.known(), &self.grants)?
             }
         };
@@ -213,7 +213,7 @@ impl ServerBuilder {
                 .ok();
         }
         self.security().map_err(&mut note).ok();
-        if self.inherited.is_none() {
+        if self.listener.is_none() {
             self.endpoint.resolve().map_err(|error| note(error.into())).ok();
         }
         Verified { plugin, recorded, ..seen }

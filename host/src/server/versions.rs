@@ -44,12 +44,12 @@ impl ServerHandle {
     ///
     /// # Errors
     /// [`SwapError`].
-    pub async fn try_file(
+    pub async fn canary_file(
         self: &Arc<Self>,
         file: PathBuf,
-        wish: CanaryOptions,
+        options: CanaryOptions,
     ) -> Result<SwapReport, SwapError> {
-        rollout::try_file(&self.service.versioned(), file, wish).await
+        rollout::canary_file(&self.service.versioned(), file, options).await
     }
 
     /// Returns the policy of swaps that name none.
@@ -79,7 +79,7 @@ impl ServerHandle {
         rollout::swap(&self.service.versioned(), plugin, policy).await
     }
 
-    /// Gives a version to a share of the new sessions and, if `wish` says so, to a share of the
+    /// Gives a version to a share of the new sessions and, if `options` say so, to a share of the
     /// live sessions. After a while, all sessions get the version, unless it is worse than the
     /// current one. Returns once the canary has begun.
     ///
@@ -88,9 +88,9 @@ impl ServerHandle {
     pub async fn canary(
         &self,
         plugin: Arc<Plugin>,
-        wish: CanaryOptions,
+        options: CanaryOptions,
     ) -> Result<SwapReport, SwapError> {
-        rollout::try_plugin(&self.service.versioned(), plugin, wish).await
+        rollout::start_canary(&self.service.versioned(), plugin, options).await
     }
 
     /// Gives the canary to all sessions at once.

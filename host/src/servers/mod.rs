@@ -33,7 +33,7 @@ pub struct Plan {
     /// The servers.
     pub servers: Vec<(String, ServerBuilder)>,
     /// Listening sockets of the process before, by names of servers. Only at a start.
-    pub left: HashMap<String, InheritedListener>,
+    pub inherited: HashMap<String, InheritedListener>,
 }
 
 /// Result of a reload.
@@ -49,13 +49,18 @@ pub struct Reloaded {
     pub not_listening: Vec<String>,
 }
 
-/// A server with a new configuration, its lock of swaps, and the procedure of a canary that this
-/// ended.
-type Reformed<'a> = (Arc<ServerHandle>, &'a VersionChange, Option<Arc<EventProcedure>>);
+/// A server with a new configuration.
+struct Reconfigured<'a> {
+    server: Arc<ServerHandle>,
+    /// The server's lock of swaps.
+    change: &'a VersionChange,
+    /// The procedure of a canary that this ended.
+    ended_canary: Option<Arc<EventProcedure>>,
+}
 
 struct Entry {
     handle: Arc<ServerHandle>,
-    description: ServerBuilder,
+    spec: ServerBuilder,
 }
 
 /// All servers of a process.
@@ -98,13 +103,13 @@ impl Servers {
         let mut mistakes: Vec<Mistake> = plan.excess().into_iter().map(Mistake::from).collect();
         host.limit_tenants(&plan.tenants);
         let mut bound: BTreeMap<String, (Bound, ServerBuilder)> = BTreeMap::new();
-        let mut left = plan.left;
-        for (place, description) in plan.servers {
-            match description.clone().host(&host).bind_with(&mut left) {
+        let mut inherited = plan.inherited;
+        for (place, spec) in plan.servers {
+            match spec.clone().host(&host).bind_with(&mut inherited) {
                 Ok(server) if bound.contains_key(&server.name()) => {
                     mistakes.push(taken(&place, &server.name()).into());
                 }
-                Ok(server) => drop(bound.insert(server.name(), (server, description))),
+                Ok(server) => drop(bound.insert(server.name(), (server, spec))),
                 Err(error) => mistakes.push(Mistake::from(error).at(&place)),
             }
         }
@@ -176,9 +181,9 @@ impl Servers {
         let (grace, tenants) = (plan.stop_grace, plan.tenants.clone());
         let checked =
             self.host.work(WorkKind::Urgent, move || servers.check(plan, preloaded)).await??;
-        let (mut report, reformed) = self.put(checked, grace, &tenants, &changes)?;
-        for (server, change, tried) in reformed {
-            server.follow_reform(change, tried).await;
+        let (mut report, reconfigured) = self.put_in_force(checked, grace, &tenants, &changes)?;
+        for Reconfigured { server, change, ended_canary } in reconfigured {
+            server.after_reconfigure(change, ended_canary).await;
         }
         for server in self.all() {
             if let Err(SteerError::NotListening(_)) = server.listen_again().await {
@@ -190,22 +195,22 @@ impl Servers {
 
     /// Relinquishes all servers, or takes them back. Relinquished servers follow no requests here,
     /// and record nothing. Call it while no reload and no swap is under way.
-    pub(super) fn relinquish(&self, passes: bool) {
-        self.relinquished.store(passes, Ordering::Relaxed);
-        self.all().iter().for_each(|server| server.service.rollout.relinquish(passes));
+    pub(super) fn relinquish(&self, is_relinquished: bool) {
+        self.relinquished.store(is_relinquished, Ordering::Relaxed);
+        self.all().iter().for_each(|server| server.service.rollout.relinquish(is_relinquished));
     }
 
     /// Puts a checked plan in force. Returns the result, and the servers that run on.
-    fn put<'a>(
+    fn put_in_force<'a>(
         &self,
         checked: Checked,
         grace: Duration,
         tenants: &BTreeMap<String, TenantLimits>,
         changes: &'a BTreeMap<String, VersionChange>,
-    ) -> Result<(Reloaded, Vec<Reformed<'a>>), PlanError> {
-        let Checked { same, fresh } = checked;
+    ) -> Result<(Reloaded, Vec<Reconfigured<'a>>), PlanError> {
+        let Checked { running, new } = checked;
         let mut report = Reloaded::default();
-        let mut reformed = Vec::new();
+        let mut reconfigured = Vec::new();
         let mut servers = write(&self.servers);
         // Checked under the lock: a stop of all servers sets the flag first, and then reads the
         // servers.
@@ -216,7 +221,7 @@ impl Servers {
         self.host.limit_tenants(tenants);
         let gone: Vec<_> = servers
             .keys()
-            .filter(|name| !same.contains_key(*name) && !fresh.contains_key(*name))
+            .filter(|name| !running.contains_key(*name) && !new.contains_key(*name))
             .cloned()
             .collect();
         for name in gone {
@@ -232,19 +237,20 @@ impl Servers {
                 report.removed.push(name);
             }
         }
-        for (name, (prepared, description)) in same {
+        for (name, (prepared, spec)) in running {
             if let (Some(entry), Some(change)) = (servers.get_mut(&name), changes.get(&name)) {
-                let tried = entry.handle.put_config(prepared, change);
-                reformed.push((Arc::clone(&entry.handle), change, tried));
-                entry.description = description;
+                let ended_canary = entry.handle.put_in_force(prepared, change);
+                let server = Arc::clone(&entry.handle);
+                reconfigured.push(Reconfigured { server, change, ended_canary });
+                entry.spec = spec;
                 report.changed.push(name);
             }
         }
-        for (name, (server, description)) in fresh {
-            servers.insert(name.clone(), Entry { handle: Arc::new(server.run()), description });
+        for (name, (server, spec)) in new {
+            servers.insert(name.clone(), Entry { handle: Arc::new(server.run()), spec });
             report.started.push(name);
         }
-        Ok((report, reformed))
+        Ok((report, reconfigured))
     }
 
     fn check(
@@ -262,9 +268,9 @@ impl Servers {
                     .into(),
             );
         }
-        let mut checked = Checked { same: BTreeMap::new(), fresh: BTreeMap::new() };
-        for ((place, description), preloaded) in plan.servers.into_iter().zip(preloaded) {
-            match self.check_server(description, preloaded, &mut checked) {
+        let mut checked = Checked { running: BTreeMap::new(), new: BTreeMap::new() };
+        for ((place, spec), preloaded) in plan.servers.into_iter().zip(preloaded) {
+            match self.check_server(spec, preloaded, &mut checked) {
                 Ok(None) => {}
                 Ok(Some(name)) => mistakes.push(taken(&place, &name).into()),
                 Err(mistake) => mistakes.push(mistake.at(&place)),
@@ -277,20 +283,20 @@ impl Servers {
     /// Checks one server. Returns its name if another server of the plan has that name.
     fn check_server(
         &self,
-        description: ServerBuilder,
+        spec: ServerBuilder,
         preloaded: Result<Preloaded, StartError>,
         checked: &mut Checked,
     ) -> Result<Option<String>, Mistake> {
         let prepared =
-            preloaded.and_then(|preloaded| description.clone().prepare_with(&self.host, preloaded));
+            preloaded.and_then(|preloaded| spec.clone().prepare_with(&self.host, preloaded));
         let mut prepared = prepared?;
         let name = prepared.name();
-        if checked.same.contains_key(&name) || checked.fresh.contains_key(&name) {
+        if checked.running.contains_key(&name) || checked.new.contains_key(&name) {
             return Ok(Some(name));
         }
         let running = self.read(|servers| {
             let entry = servers.get(&name)?;
-            Some((entry.handle.status(), entry.description.clone(), Arc::clone(&entry.handle)))
+            Some((entry.handle.status(), entry.spec.clone(), Arc::clone(&entry.handle)))
         });
         // A stopped server starts again.
         match running.filter(|(status, ..)| *status != Status::Stopped) {
@@ -300,10 +306,10 @@ impl Servers {
                         .into(),
                 );
             }
-            Some((_, running, handle)) if running.listens_like(&description) => {
+            Some((_, running, handle)) if running.listens_like(&spec) => {
                 prepared.keep_swapped(&self.host, &handle.service)?;
                 prepared.hold(Arc::clone(&handle.service.holding))?;
-                checked.same.insert(name, (prepared, description));
+                checked.running.insert(name, (prepared, spec));
             }
             Some(_) => {
                 return Err("`host`, `port`, `backlog` and `options` cannot be changed while the \
@@ -312,14 +318,14 @@ impl Servers {
                     .into());
             }
             None => {
-                if description.shards > 0 {
+                if spec.shards > 0 {
                     let ledger = self.host.engine().ledger();
                     let footprint = prepared.plugin.footprint();
-                    let holding = ledger.open(&prepared.tenant(), description.promise(), footprint);
+                    let holding = ledger.open(&prepared.tenant(), spec.promise(), footprint);
                     prepared.hold(holding)?;
                 }
                 let server = prepared.listen(&self.host)?;
-                checked.fresh.insert(name, (server, description));
+                checked.new.insert(name, (server, spec));
             }
         }
         Ok(None)
@@ -336,7 +342,7 @@ impl Servers {
         name: &str,
     ) -> Result<Option<Result<(), CredentialsError>>, WorkError> {
         let entry = |entry: &Entry| {
-            Some((Arc::clone(&entry.handle), entry.description.credentials_given()?.clone()))
+            Some((Arc::clone(&entry.handle), entry.spec.credentials_given()?.clone()))
         };
         let Some((handle, credentials)) = self.read(|servers| servers.get(name).and_then(entry))
         else {
@@ -350,7 +356,7 @@ impl Servers {
     /// [`ServerHandle::drain`].
     pub async fn drain(&self, deadline: Duration) {
         self.draining.store(true, Ordering::Relaxed);
-        let servers = self.everything();
+        let servers = self.all_and_leaving();
         futures_util::future::join_all(servers.iter().map(|server| server.drain(deadline))).await;
     }
 
@@ -358,19 +364,19 @@ impl Servers {
     /// sockets of this process are closed. Another process may still hold some of them.
     pub async fn close(&self) {
         self.draining.store(true, Ordering::Relaxed);
-        let servers = self.everything();
+        let servers = self.all_and_leaving();
         futures_util::future::join_all(servers.iter().map(|server| server.close())).await;
     }
 
     /// Stops all servers. See [`ServerHandle::stop`].
     pub async fn stop(&self, grace: Duration) {
         self.draining.store(true, Ordering::Relaxed);
-        let servers = self.everything();
+        let servers = self.all_and_leaving();
         futures_util::future::join_all(servers.iter().map(|server| server.stop(grace))).await;
     }
 
     /// All servers, leaving ones included.
-    fn everything(&self) -> Vec<Arc<ServerHandle>> {
+    fn all_and_leaving(&self) -> Vec<Arc<ServerHandle>> {
         let mut servers = self.all();
         servers.extend(lock(&self.leaving).iter().cloned());
         servers
@@ -392,22 +398,22 @@ impl BoundServers {
     /// server is closed.
     #[must_use]
     pub fn run_with(self, sessions: Vec<DetachedSession>) -> Arc<Servers> {
-        let mut left: HashMap<String, Vec<DetachedSession>> = HashMap::new();
+        let mut detached: HashMap<String, Vec<DetachedSession>> = HashMap::new();
         for session in sessions {
-            left.entry(session.server().to_owned()).or_default().push(session);
+            detached.entry(session.server().to_owned()).or_default().push(session);
         }
-        let run = |(name, (server, description)): (String, (Bound, ServerBuilder))| {
-            let sessions = left.remove(&name).unwrap_or_default();
+        let run = |(name, (server, spec)): (String, (Bound, ServerBuilder))| {
+            let sessions = detached.remove(&name).unwrap_or_default();
             (
                 name,
                 Entry {
                     handle: Arc::new(server.run_with(sessions)),
-                    description: description.without_listener(),
+                    spec: spec.without_listener(),
                 },
             )
         };
         let servers = self.servers.into_iter().map(run).collect();
-        for (server, sessions) in left {
+        for (server, sessions) in detached {
             tracing::warn!(
                 server,
                 sessions = sessions.len(),
@@ -429,21 +435,21 @@ impl BoundServers {
 
 /// A checked plan: servers that run on, and new servers that are bound.
 struct Checked {
-    same: BTreeMap<String, (Prepared, ServerBuilder)>,
-    fresh: BTreeMap<String, (Bound, ServerBuilder)>,
+    running: BTreeMap<String, (Prepared, ServerBuilder)>,
+    new: BTreeMap<String, (Bound, ServerBuilder)>,
 }
 
 impl Checked {
     /// Returns one line for each server whose promise is more than the pools have.
     fn overpromised(&self, host: &Host) -> Vec<String> {
         let mut promised = Promised::none(host);
-        let same = self.same.values().map(|(prepared, description)| (prepared, description));
-        let fresh = self.fresh.values().map(|(bound, description)| (bound.prepared(), description));
-        let add = |(prepared, description): (&Prepared, &ServerBuilder)| {
-            let error = promised.add(description, &prepared.plugin)?;
+        let running = self.running.values().map(|(prepared, spec)| (prepared, spec));
+        let new = self.new.values().map(|(bound, spec)| (bound.prepared(), spec));
+        let add = |(prepared, spec): (&Prepared, &ServerBuilder)| {
+            let error = promised.add(spec, &prepared.plugin)?;
             Some(format!("`{}`: {error}", prepared.name.escape_debug()))
         };
-        same.chain(fresh).filter_map(add).collect()
+        running.chain(new).filter_map(add).collect()
     }
 }
 

@@ -15,7 +15,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::admission::AddressGroup;
-use crate::rollout::blame::{Crowd, Fared, LiveAddresses, Source};
+use crate::rollout::blame::{Crowd, EndKind, LiveAddresses, Source};
 
 /// Faults per session that ends well or goes on, and bad addresses per good one, from which the
 /// breaker trips.
@@ -95,7 +95,7 @@ pub(crate) enum BreakerChange {
 struct Ending {
     at: Instant,
     group: AddressGroup,
-    fared: Fared,
+    kind: EndKind,
 }
 
 /// Endings of one address within the window.
@@ -178,7 +178,7 @@ impl Breaker {
     pub(crate) fn report(
         &mut self,
         source: Source,
-        fared: Fared,
+        kind: EndKind,
         live: &LiveAddresses,
         now: Instant,
     ) -> Option<BreakerChange> {
@@ -186,16 +186,16 @@ impl Breaker {
             return None;
         }
         self.sees(source.group, now);
-        match (self.state, fared) {
-            (BreakerState::Trying(Some(_)), Fared::Faulted) => {
+        match (self.state, kind) {
+            (BreakerState::Trying(Some(_)), EndKind::Faulted) => {
                 return self.failed(source, live, now);
             }
-            (BreakerState::Trying(Some(_)), Fared::Well) => return Some(self.close(now)),
+            (BreakerState::Trying(Some(_)), EndKind::Well) => return Some(self.close(now)),
             (BreakerState::Open(_) | BreakerState::Trying(None), _) => return None,
             (BreakerState::Closed, _) => {}
         }
-        self.count(source, fared, now);
-        let trips = fared == Fared::Faulted && self.may_weigh(now) && self.is_enough(live, now);
+        self.count(source, kind, now);
+        let trips = kind == EndKind::Faulted && self.may_weigh(now) && self.is_enough(live, now);
         trips.then(|| {
             let again = self.recovered.is_some_and(|at| now.saturating_duration_since(at) < MEMORY);
             if !again {
@@ -239,7 +239,7 @@ impl Breaker {
     }
 
     /// Remembers an ending, and forgets those before the window.
-    fn count(&mut self, source: Source, fared: Fared, now: Instant) {
+    fn count(&mut self, source: Source, kind: EndKind, now: Instant) {
         let window = self.limits.window;
         let is_over = |first: &Ending| now.saturating_duration_since(first.at) > window;
         while let Some(first) = self.endings.front().filter(|first| is_over(first)).copied() {
@@ -248,17 +248,17 @@ impl Breaker {
         let cap = (self.limits.faults as usize * REMEMBERED).min(REMEMBERED_MAX) as u64;
         let fresh = Tally { crowd: source.crowd, faults: 0, wells: 0 };
         let tally = self.tallies.entry(source.group).or_insert(fresh);
-        let counted = match fared {
-            Fared::Faulted => &mut tally.faults,
-            Fared::Well => &mut tally.wells,
+        let counted = match kind {
+            EndKind::Faulted => &mut tally.faults,
+            EndKind::Well => &mut tally.wells,
         };
         // One address does not displace the endings of others.
         if *counted >= cap {
             return;
         }
         *counted += 1;
-        self.faults += u64::from(fared == Fared::Faulted);
-        self.endings.push_back(Ending { at: now, group: source.group, fared });
+        self.faults += u64::from(kind == EndKind::Faulted);
+        self.endings.push_back(Ending { at: now, group: source.group, kind });
         if self.endings.len() > ENDINGS_MAX
             && let Some(first) = self.endings.front().copied()
         {
@@ -270,9 +270,9 @@ impl Breaker {
     fn forget(&mut self, first: Ending) {
         self.endings.pop_front();
         let Some(tally) = self.tallies.get_mut(&first.group) else { return };
-        match first.fared {
-            Fared::Faulted => (tally.faults, self.faults) = (tally.faults - 1, self.faults - 1),
-            Fared::Well => tally.wells -= 1,
+        match first.kind {
+            EndKind::Faulted => (tally.faults, self.faults) = (tally.faults - 1, self.faults - 1),
+            EndKind::Well => tally.wells -= 1,
         }
         if tally.faults + tally.wells == 0 {
             self.tallies.remove(&first.group);
@@ -359,11 +359,11 @@ mod tests {
     /// Reports the end of a session of the only address.
     fn report(
         breaker: &mut Breaker,
-        fared: Fared,
+        kind: EndKind,
         others: u32,
         now: Instant,
     ) -> Option<BreakerChange> {
-        breaker.report(source(1), fared, &live(&[(1, others)]), now)
+        breaker.report(source(1), kind, &live(&[(1, others)]), now)
     }
 
     fn second(at: f64, start: Instant) -> Instant {
@@ -374,12 +374,12 @@ mod tests {
         let mut breaker = Breaker::new(BreakerLimits::default());
         for fault in 0..9 {
             assert_eq!(
-                report(&mut breaker, Fared::Faulted, 0, second(f64::from(fault) / 10.0, start)),
+                report(&mut breaker, EndKind::Faulted, 0, second(f64::from(fault) / 10.0, start)),
                 None
             );
         }
         assert_eq!(
-            report(&mut breaker, Fared::Faulted, 0, second(1.0, start)),
+            report(&mut breaker, EndKind::Faulted, 0, second(1.0, start)),
             Some(BreakerChange::Tripped(Duration::from_secs(1)))
         );
         breaker
@@ -397,7 +397,7 @@ mod tests {
         let mut at = 2.2;
         for pause in [2, 4, 8, 16, 32, 60, 60] {
             assert_eq!(
-                report(&mut breaker, Fared::Faulted, 0, second(at, start)),
+                report(&mut breaker, EndKind::Faulted, 0, second(at, start)),
                 Some(BreakerChange::Tripped(Duration::from_secs(pause)))
             );
             at += pause as f64;
@@ -405,7 +405,7 @@ mod tests {
             breaker.admitted(second(at, start));
         }
         assert_eq!(
-            report(&mut breaker, Fared::Well, 0, second(at, start)),
+            report(&mut breaker, EndKind::Well, 0, second(at, start)),
             Some(BreakerChange::Recovered)
         );
         assert_eq!(breaker.ask(second(at, start)), (Ok(()), None));
@@ -419,7 +419,7 @@ mod tests {
         breaker.admitted(second(2.0, start));
         assert_eq!(breaker.ask(second(3.0, start)), (Ok(()), Some(BreakerChange::Recovered)));
         let again = (0..10)
-            .filter_map(|_| report(&mut breaker, Fared::Faulted, 0, second(4.0, start)))
+            .filter_map(|_| report(&mut breaker, EndKind::Faulted, 0, second(4.0, start)))
             .next();
         assert_eq!(again, Some(BreakerChange::Tripped(Duration::from_secs(2))));
     }
@@ -429,24 +429,24 @@ mod tests {
         let start = Instant::now();
         let mut breaker = Breaker::new(BreakerLimits::default());
         for step in 0..1_000 {
-            let fared = if step % 5 != 0 { Fared::Faulted } else { Fared::Well };
+            let kind = if step % 5 != 0 { EndKind::Faulted } else { EndKind::Well };
             assert_eq!(
-                report(&mut breaker, fared, 0, second(f64::from(step) / 1_000.0, start)),
+                report(&mut breaker, kind, 0, second(f64::from(step) / 1_000.0, start)),
                 None
             );
         }
         // Old faults do not count.
         let mut rare = Breaker::new(BreakerLimits::default());
         assert!((0..100).all(|step| {
-            report(&mut rare, Fared::Faulted, 0, second(f64::from(step) * 2.0, start)).is_none()
+            report(&mut rare, EndKind::Faulted, 0, second(f64::from(step) * 2.0, start)).is_none()
         }));
         let mut busy = Breaker::new(BreakerLimits::default());
         assert!(
-            (0..50).all(|_| report(&mut busy, Fared::Faulted, 20, start).is_none()),
+            (0..50).all(|_| report(&mut busy, EndKind::Faulted, 20, start).is_none()),
             "many are served beside those that fault"
         );
         let mut off = Breaker::new(BreakerLimits { faults: 0, ..BreakerLimits::default() });
-        assert!((0..100).all(|_| report(&mut off, Fared::Faulted, 0, start).is_none()));
+        assert!((0..100).all(|_| report(&mut off, EndKind::Faulted, 0, start).is_none()));
     }
 
     #[test]
@@ -454,8 +454,8 @@ mod tests {
         let (start, mut breaker) = (Instant::now(), Breaker::new(BreakerLimits::default()));
         let proxy = Source { crowd: Crowd::Many, ..source(0) };
         let none = LiveAddresses::default();
-        assert_eq!(breaker.report(source(1), Fared::Well, &none, start), None);
-        let reports = (0..10).filter_map(|_| breaker.report(proxy, Fared::Faulted, &none, start));
+        assert_eq!(breaker.report(source(1), EndKind::Well, &none, start), None);
+        let reports = (0..10).filter_map(|_| breaker.report(proxy, EndKind::Faulted, &none, start));
         assert_eq!(reports.collect::<Vec<_>>(), [BreakerChange::Tripped(Duration::from_secs(1))]);
     }
 
@@ -467,14 +467,14 @@ mod tests {
             let now = second(100.0 + f64::from(trial), start);
             assert_eq!(breaker.ask(now).0, Ok(()), "trial {trial}");
             breaker.admitted(now);
-            let change = breaker.report(source(1), Fared::Faulted, &others, now);
+            let change = breaker.report(source(1), EndKind::Faulted, &others, now);
             assert_eq!(change.is_some(), trial == 0, "trial {trial}: {change:?}");
             if trial == 0 {
                 breaker.state = BreakerState::Open(now);
             }
         }
         breaker.admitted(second(200.0, start));
-        let change = breaker.report(source(2), Fared::Well, &others, second(200.0, start));
+        let change = breaker.report(source(2), EndKind::Well, &others, second(200.0, start));
         assert_eq!(change, Some(BreakerChange::Recovered));
     }
 
@@ -482,12 +482,12 @@ mod tests {
     fn memory_of_endings_is_bounded() {
         let (start, mut breaker) = (Instant::now(), Breaker::new(BreakerLimits::default()));
         for number in 0..2 * ENDINGS_MAX as u32 {
-            breaker.report(source(number), Fared::Well, &LiveAddresses::default(), start);
-            breaker.report(source(0), Fared::Well, &LiveAddresses::default(), start);
+            breaker.report(source(number), EndKind::Well, &LiveAddresses::default(), start);
+            breaker.report(source(0), EndKind::Well, &LiveAddresses::default(), start);
         }
         assert!(breaker.endings.len() <= ENDINGS_MAX && breaker.tallies.len() <= ENDINGS_MAX);
         let later = second(11.0, start);
-        breaker.report(source(1), Fared::Well, &LiveAddresses::default(), later);
+        breaker.report(source(1), EndKind::Well, &LiveAddresses::default(), later);
         assert_eq!((breaker.endings.len(), breaker.tallies.len(), breaker.faults), (1, 1, 0));
     }
 }

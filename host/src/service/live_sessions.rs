@@ -8,9 +8,9 @@ use crate::admission::AddressGroup;
 use crate::event::{Peers, Port};
 use crate::oci::Registries;
 use crate::plugin::{EventProcedure, Grants, Holding, Loader};
-use crate::rollout::blame::{Blamed, Fared, LiveAddresses, Source};
+use crate::rollout::blame::{Blamed, EndKind, LiveAddresses, Source};
 use crate::rollout::{
-    IdleTask, LiveSession, LiveSessions, Rollout, SwapRules, VersionedServer, weighs,
+    IdleTask, LiveSession, LiveSessions, Rollout, SwapRules, VersionedServer, count_session_end,
 };
 use crate::sched::{Lane, Quota};
 use crate::session::SessionConfig;
@@ -126,7 +126,7 @@ impl Service {
     }
 
     /// Counts the end of a session of this address, by a fault of its plugin or well.
-    pub(crate) fn hears(
+    pub(crate) fn count_session_end(
         self: &Arc<Self>,
         peer: IpAddr,
         procedure: &Arc<EventProcedure>,
@@ -135,8 +135,11 @@ impl Service {
         let source = self.source(peer);
         // The breaker ignores a version that new sessions do not get.
         if self.rollout.gets_new_sessions(procedure) {
-            self.fared(source, if blamed.is_some() { Fared::Faulted } else { Fared::Well });
+            self.report_to_breaker(
+                source,
+                if blamed.is_some() { EndKind::Faulted } else { EndKind::Well },
+            );
         }
-        weighs(&self.versioned(), source, procedure, blamed);
+        count_session_end(&self.versioned(), source, procedure, blamed);
     }
 }

@@ -16,7 +16,7 @@ use super::workers::Workers;
 use crate::admission::Gate;
 use crate::locks::lock;
 use crate::plugin::{EventProcedure, Holding, Loader};
-use crate::rollout::blame::{Fared, Source};
+use crate::rollout::blame::{EndKind, Source};
 use crate::rollout::{Rollout, env};
 use crate::sched::{Lane, Placement, Quota, stalls};
 use crate::session::PauseGate;
@@ -149,7 +149,7 @@ impl Service {
     /// Asks the breaker about a new connection. `Err` has the time to ask again.
     pub(crate) fn may_enter(&self, now: Instant) -> Result<(), Instant> {
         let (answer, change) = self.breaker().ask(now);
-        self.turned(change);
+        self.breaker_changed(change);
         answer
     }
 
@@ -159,15 +159,15 @@ impl Service {
     }
 
     /// Reports a session's end to the breaker. Call it only for versions that new sessions may get.
-    pub(crate) fn fared(&self, source: Source, fared: Fared) {
+    pub(crate) fn report_to_breaker(&self, source: Source, kind: EndKind) {
         let change = {
             let mut breaker = self.breaker();
-            self.registry.with_addresses(|live| breaker.report(source, fared, live, Instant::now()))
+            self.registry.with_addresses(|live| breaker.report(source, kind, live, Instant::now()))
         };
-        self.turned(change);
+        self.breaker_changed(change);
     }
 
-    fn turned(&self, change: Option<BreakerChange>) {
+    fn breaker_changed(&self, change: Option<BreakerChange>) {
         match change {
             None => {}
             Some(BreakerChange::Tripped(pause)) => {
@@ -316,14 +316,15 @@ impl Service {
         lock(&self.data).clone()
     }
 
-    /// Lets sessions finish until the deadline. Returns false if a later call decided otherwise.
-    pub(crate) async fn drain(&self, deadline: Duration, plan: u64) -> bool {
+    /// Lets sessions finish until the deadline. Returns false if a later call than `call` decided
+    /// otherwise.
+    pub(crate) async fn drain(&self, deadline: Duration, call: u64) -> bool {
         // Locked sessions cannot finish.
         let _ending = self.ending();
         let mut state = self.state();
         let superseded = async {
             // The sender lives in the service, so the wait does not fail.
-            let _ = state.wait_for(|state| state.plan != plan).await;
+            let _ = state.wait_for(|state| state.ending_call != call).await;
         };
         tokio::select! {
             () = superseded => false,
@@ -332,24 +333,24 @@ impl Service {
         }
     }
 
-    /// Suspends the server. Returns the version of the state, and the plan. `None` if the server is
-    /// ending.
+    /// Suspends the server. Returns the version of the state, and the call's number. `None` if the
+    /// server is ending.
     pub(crate) fn suspend(&self, new_connections: NewConnections) -> Option<(u64, u64)> {
-        let (mut suspended, mut plan) = (false, 0);
+        let (mut suspended, mut call) = (false, 0);
         let version = self.steer(|state| {
             if state.status.is_final() {
                 return false;
             }
             suspended = state.status != Status::Suspended;
-            state.plan += 1;
-            plan = state.plan;
+            state.ending_call += 1;
+            call = state.ending_call;
             (state.status, state.new_connections) = (Status::Suspended, new_connections);
             true
         });
         if suspended {
             self.tell(Occurrence::Suspended);
         }
-        version.map(|version| (version, plan))
+        version.map(|version| (version, call))
     }
 
     /// Stops the server: closes its socket, ends canary and probation, then ends all sessions.

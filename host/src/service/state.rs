@@ -76,8 +76,8 @@ pub(crate) struct ServerState {
     pub(crate) failed: bool,
     /// Grows with each request to try to listen at once.
     pub(crate) listen_asked: u64,
-    /// Grows with each call that decides how sessions end. The last call counts.
-    pub(crate) plan: u64,
+    /// Number of the last call that decided how sessions end. That call counts.
+    pub(crate) ending_call: u64,
     /// Calls that are ending sessions now. A lock is refused meanwhile.
     pub(crate) ending: u32,
     /// A lock holds all sessions.
@@ -116,7 +116,7 @@ impl ServerState {
             new_connections: NewConnections::Queue,
             failed: false,
             listen_asked: 0,
-            plan: 0,
+            ending_call: 0,
             ending: 0,
             locked: false,
             version: 0,

@@ -91,7 +91,7 @@ impl Workers {
     {
         let placement = Arc::new(Placement::new(lane, Arc::clone(&self.run_queues)));
         let task: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(task(Arc::clone(&placement)));
-        self.placement(
+        self.place(
             lane,
             None,
             PlacedTask { task: Some(task), placement, quota, lanes: Arc::clone(self) },
@@ -99,7 +99,7 @@ impl Workers {
     }
 
     /// Hands a task to this thread of the lane, or to the one with the fewest tasks.
-    fn placement(&self, lane: Lane, thread: Option<usize>, placed: PlacedTask) {
+    fn place(&self, lane: Lane, thread: Option<usize>, placed: PlacedTask) {
         let LaneWorkers { workers, regular, .. } = &self.lanes[lane as usize];
         let least =
             || workers[..*regular].iter().min_by_key(|worker| worker.load.load(Ordering::Relaxed));
@@ -200,7 +200,7 @@ impl Future for PlacedTask {
         let (task, placement, lanes) =
             (self.task.take(), Arc::clone(&self.placement), Arc::clone(&self.lanes));
         let quota = Arc::clone(&self.quota);
-        self.lanes.placement(lane, thread, PlacedTask { task, placement, quota, lanes });
+        self.lanes.place(lane, thread, PlacedTask { task, placement, quota, lanes });
         Poll::Ready(())
     }
 }

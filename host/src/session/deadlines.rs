@@ -48,9 +48,9 @@ pub(super) struct ByteFlow {
     pub(super) half_closed: bool,
 }
 
-/// What follows from the time.
+/// What is due at one moment by the deadlines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum DueAction {
     /// The session ends.
     End(DisconnectReason),
     /// `on-timeout` is due, after this time without an exchange.
@@ -178,7 +178,7 @@ impl DeadlineClock {
         period: Duration,
         deadlines: &Deadlines,
         flow: &ByteFlow,
-    ) -> (Verdict, bool) {
+    ) -> (DueAction, bool) {
         self.excuse_stalls(now);
         let now = now.at;
         let moved = self.look(now, flow);
@@ -216,15 +216,15 @@ impl DeadlineClock {
         } else {
             None
         };
-        let verdict = match end {
-            Some(reason) => Verdict::End(reason),
+        let due = match end {
+            Some(reason) => DueAction::End(reason),
             None if now >= self.idle_since + period => {
                 self.idle_since = now;
-                Verdict::Timeout(now - self.last_exchange)
+                DueAction::Timeout(now - self.last_exchange)
             }
-            None => Verdict::WaitUntil(next),
+            None => DueAction::WaitUntil(next),
         };
-        (verdict, moved)
+        (due, moved)
     }
 }
 
@@ -269,7 +269,7 @@ mod tests {
             )
             .0
         {
-            Verdict::End(reason) => Some(reason),
+            DueAction::End(reason) => Some(reason),
             _ => None,
         }
     }
@@ -365,7 +365,7 @@ mod tests {
                 DeadlineClock { stalls: Duration::ZERO, ..DeadlineClock::new(Instant::now()) };
             let mut ends = |at: u64, stalls: u64| {
                 let now = moment(deadline_clock.started + Duration::from_secs(at), stalls);
-                deadline_clock.judge(now, PERIOD, &deadlines, &flow).0 == Verdict::End(reason)
+                deadline_clock.judge(now, PERIOD, &deadlines, &flow).0 == DueAction::End(reason)
             };
             assert!(!ends(1, 0), "{reason:?}");
             assert_eq!(ends(21, 20), !excused, "{reason:?}");
@@ -384,9 +384,9 @@ mod tests {
         let start = deadline_clock.started;
         let stalled = ByteFlow { must_read_by: Some(start + Duration::from_secs(1)), ..flow(0, 0) };
         let start_now = moment(start, 0);
-        let (verdict, _) = deadline_clock.judge(start_now, PERIOD, &deadlines, &stalled);
-        assert_eq!(verdict, Verdict::WaitUntil(start + Duration::from_secs(1)));
-        let (verdict, moved) = deadline_clock.judge(start_now, PERIOD, &deadlines, &flow(5, 0));
-        assert_eq!((verdict, moved), (Verdict::WaitUntil(start + Duration::from_secs(3)), true));
+        let (due, _) = deadline_clock.judge(start_now, PERIOD, &deadlines, &stalled);
+        assert_eq!(due, DueAction::WaitUntil(start + Duration::from_secs(1)));
+        let (due, moved) = deadline_clock.judge(start_now, PERIOD, &deadlines, &flow(5, 0));
+        assert_eq!((due, moved), (DueAction::WaitUntil(start + Duration::from_secs(3)), true));
     }
 }

@@ -21,7 +21,7 @@ use self::mail::{Sent, flushed};
 use self::pending_call::{CancelScope, PendingCall};
 pub use self::session::{Ended, Session};
 use super::buffers::Incoming;
-use super::deadlines::Verdict;
+use super::deadlines::DueAction;
 use super::handle::{HandleState, SessionHandle};
 use super::live_stats::Doing;
 use super::machine::{Ending, How, Occasion, Step};
@@ -320,14 +320,13 @@ impl<P: Procedure, M> Session<P, M> {
         let flow = state.flow(now, &config.deadlines, self.machine.half_closed());
         let resumes = state.resumes_by(rationed.unwrap_or(now.at + config.timeout));
 
-        let (verdict, moved) =
-            self.deadline_clock.judge(now, config.timeout, &config.deadlines, &flow);
+        let (due, moved) = self.deadline_clock.judge(now, config.timeout, &config.deadlines, &flow);
         if moved {
             state.last_exchange = now.at;
         }
         let exchanged = state.last_exchange;
         // The session delivers bytes that arrived in time before it acts on a deadline.
-        if !matches!(verdict, Verdict::WaitUntil(_) | Verdict::End(DisconnectReason::WriteTimeout))
+        if !matches!(due, DueAction::WaitUntil(_) | DueAction::End(DisconnectReason::WriteTimeout))
             && rationed.is_none()
             && let Poll::Ready(happening) =
                 self.poll_read(cx, &handle, &mut state, Stream::poll_read_late)
@@ -335,16 +334,16 @@ impl<P: Procedure, M> Session<P, M> {
             return Poll::Ready(happening);
         }
         drop(state);
-        match verdict {
-            Verdict::End(reason) => {
+        match due {
+            DueAction::End(reason) => {
                 let stalled = reason == DisconnectReason::WriteTimeout;
                 self.machine.end(reason, if stalled { How::Reset } else { How::Flush });
                 Poll::Ready(Happening::Ending)
             }
-            Verdict::Timeout(idle) => {
+            DueAction::Timeout(idle) => {
                 Poll::Ready(Happening::Timeout(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX)))
             }
-            Verdict::WaitUntil(next) => {
+            DueAction::WaitUntil(next) => {
                 let sleeps = self.sleeps_at(exchanged);
                 if sleeps.is_some_and(|at| now.at >= at) {
                     return Poll::Ready(Happening::Sleep);

@@ -212,7 +212,7 @@ impl Machine {
     }
 
     /// Ends the session here because another process took it over with its connection.
-    pub fn departed(&mut self) {
+    pub fn transferred(&mut self) {
         debug_assert_eq!(self.step(), Step::Listen);
         self.phase = Phase::Over;
         self.ending = Some(Ending { reason: EndReason::Moved, how: How::Reset });

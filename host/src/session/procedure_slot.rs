@@ -147,21 +147,21 @@ impl<P> ProcedureSlot<P> {
         self.next().migration.is_some()
     }
 
-    pub(super) fn put_departure(&self, transfer: TransferRequest) {
+    pub(super) fn put_transfer(&self, transfer: TransferRequest) {
         let mut next = self.next();
         if !next.closed {
             next.transfer = Some(transfer);
         }
     }
 
-    pub(super) fn take_departure(&self) -> Option<TransferRequest> {
+    pub(super) fn take_transfer(&self) -> Option<TransferRequest> {
         self.next().transfer.take()
     }
 
     /// Withdraws the request for a transfer. Returns false if the session is about to leave, or if
     /// there is no request.
-    pub fn asks_no_more(&self) -> bool {
-        self.take_departure().is_some()
+    pub fn withdraw_transfer(&self) -> bool {
+        self.take_transfer().is_some()
     }
 
     pub(super) fn take(&self) -> Option<Migration<P>> {

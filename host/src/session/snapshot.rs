@@ -144,10 +144,10 @@ pub(super) struct TransferRequest(pub(super) oneshot::Sender<TransferReply>);
 impl<P> ProcedureSlot<P> {
     /// Requests a session to leave the process. The caller then has to call
     /// [`SessionHandle::look_at_slot`](super::SessionHandle::look_at_slot).
-    pub fn ask_to_leave(&self) -> oneshot::Receiver<TransferReply> {
-        let (ready, closing) = oneshot::channel();
-        self.put_departure(TransferRequest(ready));
-        closing
+    pub fn ask_to_transfer(&self) -> oneshot::Receiver<TransferReply> {
+        let (reply, packed) = oneshot::channel();
+        self.put_transfer(TransferRequest(reply));
+        packed
     }
 }
 

@@ -27,6 +27,6 @@ pub use revision_metrics::{
     ClassStatus, KeptInputs, RevisionMetrics, RevisionMetricsStatus, Spent,
 };
 pub use swaps::{
-    CanaryBegan, CanaryEnded, FaultFigures, FaultReplayed, HandoverFailed, NotRecorded,
+    CanaryBegan, CanaryEnded, FaultFigures, FaultReplayed, MigrationFailed, NotRecorded,
     PluginSwapped, SessionsMoved, SwapRefused, SwapRolledBack,
 };

@@ -258,7 +258,7 @@ impl NotRecorded<'_> {
 
 /// A live session could not migrate to a new version, and goes on as before.
 #[derive(Debug)]
-pub struct HandoverFailed<'a> {
+pub struct MigrationFailed<'a> {
     /// The server.
     pub server: &'a str,
     /// The session.
@@ -267,7 +267,7 @@ pub struct HandoverFailed<'a> {
     pub fault: &'a Fault,
 }
 
-impl HandoverFailed<'_> {
+impl MigrationFailed<'_> {
     /// Logs the occurrence if `lines` lets it pass.
     pub fn emit(&self, lines: &Bucket) {
         let Some(suppressed) = lines.pass(Instant::now()) else { return };

@@ -20,17 +20,15 @@ const SEND_MAX: Duration = Duration::from_secs(5);
 /// Each line is a message of the old process. The new process takes sockets until it hears that
 /// these are all, and refuses anything else.
 pub fn upgrade_offer(bytes: &[u8]) -> bool {
-    let lines = bytes.split(|&byte| byte == b'\n').filter(|handle| !handle.is_empty());
-    let lines: Vec<_> = lines
-        .take(MESSAGES_MAX)
-        .map(|handle| &handle[..handle.len().min(MESSAGE_MAX_BYTES)])
-        .collect();
-    let all = lines.iter().filter(|handle| survives::<ToNew>(handle)).count();
+    let lines = bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+    let lines: Vec<_> =
+        lines.take(MESSAGES_MAX).map(|line| &line[..line.len().min(MESSAGE_MAX_BYTES)]).collect();
+    let all = lines.iter().filter(|line| survives::<ToNew>(line)).count();
     let (mut near, far) = FdChannel::pair().expect("descriptors");
     near.set_timeout(SEND_MAX).expect("it is not zero");
     let nothing = File::open("/dev/null").expect("it is there");
-    for handle in &lines {
-        near.send(handle, &[], Some(nothing.as_fd())).expect("room");
+    for line in &lines {
+        near.send(line, &[], Some(nothing.as_fd())).expect("room");
     }
     drop(near);
     match UpgradeClient::receive(far) {

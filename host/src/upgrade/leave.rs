@@ -20,6 +20,6 @@ pub async fn leave(
         return SessionsSent { moved: 0, stayed: BTreeMap::new() };
     }
     servers.close().await;
-    let way: Arc<SendSession> = Arc::new(move |leaving| detach(&*fd_store, leaving));
-    send_sessions::leave_by(servers, way, patience).await
+    let send: Arc<SendSession> = Arc::new(move |packed| detach(&*fd_store, packed));
+    send_sessions::send_all(servers, send, patience).await
 }

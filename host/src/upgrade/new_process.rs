@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::error::TakeOverError;
 use super::receive_sessions;
-use crate::handover::{ControlEndpoint, InheritedListener, ToNew, ToOld, say};
+use crate::handover::{ControlEndpoint, InheritedListener, ToNew, ToOld, send_message};
 use crate::net::FdChannel;
 use crate::servers::Servers;
 
@@ -65,7 +65,7 @@ impl UpgradeClient {
         endpoints: Vec<ControlEndpoint>,
         begins: impl FnOnce() + Send + 'static,
     ) -> Result<(), TakeOverError> {
-        say(&mut self.fd_channel, &ToOld::Serves { endpoints })?;
+        send_message(&mut self.fd_channel, &ToOld::Serves { endpoints })?;
         let arrivals = move || receive_sessions::receive(&servers, self.fd_channel, begins);
         let thread = std::thread::Builder::new().name("wharf-arrivals".into()).spawn(arrivals);
         thread?;
@@ -75,6 +75,6 @@ impl UpgradeClient {
     /// Reports why this process does not serve. The old process goes on.
     pub fn fails(mut self, why: &str) {
         // If the old process does not get the message, the log has the reason.
-        let _ = say(&mut self.fd_channel, &ToOld::Fails { why: why.to_owned() });
+        let _ = send_message(&mut self.fd_channel, &ToOld::Fails { why: why.to_owned() });
     }
 }

@@ -131,6 +131,6 @@ impl ReadyPeer {
         self.leave_store_alone();
         self.relinquishing.is_done = true;
         self.relinquishing.servers.close().await;
-        send_sessions::move_all(&self.relinquishing.servers, self.fd_channel).await
+        send_sessions::transfer_all(&self.relinquishing.servers, self.fd_channel).await
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::handover::{RestoreError, ToNew, ToOld, say};
+use crate::handover::{RestoreError, ToNew, ToOld, send_message};
 use crate::net::{FdChannel, FdMessage};
 use crate::serve;
 use crate::servers::Servers;
@@ -42,14 +42,14 @@ pub(super) fn receive(servers: &Servers, mut fd_channel: FdChannel, begins: impl
                     why,
                     "a session of the old process stays there"
                 );
-                match say(&mut fd_channel, &ToOld::Refuses { why }) {
+                match send_message(&mut fd_channel, &ToOld::Refuses { why }) {
                     Ok(()) => continue,
                     Err(_) => return,
                 }
             }
         };
         // If the old process does not answer, it still has the session, and this copy is dropped.
-        if say(&mut fd_channel, &ToOld::Takes).is_err() {
+        if send_message(&mut fd_channel, &ToOld::Takes).is_err() {
             return;
         }
         match fd_channel

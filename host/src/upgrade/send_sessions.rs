@@ -11,7 +11,9 @@ use futures_util::StreamExt;
 use futures_util::stream;
 
 use crate::event::Port;
-use crate::handover::{LeaveError, PackedSession, SendSession, SessionsSent, ToNew, ToOld, say};
+use crate::handover::{
+    LeaveError, PackedSession, SendSession, SessionsSent, ToNew, ToOld, send_message,
+};
 use crate::locks::lock;
 use crate::net::FdChannel;
 use crate::plugin::EventProcedure;
@@ -39,24 +41,24 @@ const LOOKS_MAX: usize = 5;
 type Handled = (Arc<SessionHandle>, Arc<ProcedureSlot<EventProcedure>>);
 
 /// Transfers every session that can move to the process at the other end.
-pub(super) async fn move_all(servers: &Servers, fd_channel: FdChannel) -> SessionsSent {
+pub(super) async fn transfer_all(servers: &Servers, fd_channel: FdChannel) -> SessionsSent {
     // If the time limit cannot be set, the channel is gone, and sending the first session fails.
     let _ = fd_channel.set_timeout(ANSWER_MAX);
     let fd_channel = Arc::new(Mutex::new(fd_channel));
-    let way: Arc<SendSession> = Arc::new({
+    let send: Arc<SendSession> = Arc::new({
         let fd_channel = Arc::clone(&fd_channel);
-        move |leaving| pass(&mut lock(&fd_channel), leaving)
+        move |packed| send_to_new_process(&mut lock(&fd_channel), packed)
     });
-    let sent = leave_by(servers, way, MOVE_MAX).await;
+    let sent = send_all(servers, send, MOVE_MAX).await;
     // If the new process is gone by now, its own log says why.
-    let _ = say(&mut lock(&fd_channel), &ToNew::Done);
+    let _ = send_message(&mut lock(&fd_channel), &ToNew::Done);
     sent
 }
 
-/// Sends every session that can leave this way, within `patience` at most.
-pub(super) async fn leave_by(
+/// Sends every session that can leave, by `send`, within `patience` at most.
+pub(super) async fn send_all(
     servers: &Servers,
-    way: Arc<SendSession>,
+    send: Arc<SendSession>,
     patience: Duration,
 ) -> SessionsSent {
     let (mut moved, mut stayed) = (0, BTreeMap::<String, usize>::new());
@@ -70,9 +72,10 @@ pub(super) async fn leave_by(
             if fresh.is_empty() {
                 break;
             }
-            let leaving = fresh.into_iter().map(|session| leave(&server, session, &way, ends));
-            let mut leaving = stream::iter(leaving).buffer_unordered(PACKED_MAX);
-            while let Some(outcome) = leaving.next().await {
+            let sending =
+                fresh.into_iter().map(|session| send_session(&server, session, &send, ends));
+            let mut sending = stream::iter(sending).buffer_unordered(PACKED_MAX);
+            while let Some(outcome) = sending.next().await {
                 match outcome {
                     Ok(()) => moved += 1,
                     Err(why) => *stayed.entry(why.to_string()).or_default() += 1,
@@ -90,34 +93,33 @@ pub(super) fn ids_above(last: u64) -> u64 {
 }
 
 /// Sends one session, or returns why it stays.
-async fn leave(
+async fn send_session(
     server: &ServerHandle,
     (handle, slot): Handled,
-    way: &Arc<SendSession>,
+    send: &Arc<SendSession>,
     ends: Instant,
 ) -> Result<(), LeaveError> {
     if Instant::now() >= ends {
         return Err(LeaveError::NoTime);
     }
-    let mut parting = slot.ask_to_leave();
+    let mut packed = slot.ask_to_transfer();
     handle.look_at_slot();
-    let parting = match tokio::time::timeout(BUSY_MAX, &mut parting).await {
-        Ok(parting) => parting,
-        Err(_) if slot.asks_no_more() => return Err(LeaveError::Busy),
-        Err(_) => tokio::time::timeout(SAVE_MAX, parting).await.map_err(|_| LeaveError::Busy)?,
+    let packed = match tokio::time::timeout(BUSY_MAX, &mut packed).await {
+        Ok(packed) => packed,
+        Err(_) if slot.withdraw_transfer() => return Err(LeaveError::Busy),
+        Err(_) => tokio::time::timeout(SAVE_MAX, packed).await.map_err(|_| LeaveError::Busy)?,
     };
-    let (snapshot, verdict) = parting.map_err(|_| LeaveError::Ended)??;
+    let (snapshot, verdict) = packed.map_err(|_| LeaveError::Ended)??;
     let registry = &server.service.registry;
     let starts_again = server.service.rollout.starts_again(slot.current().plugin());
     let not_on = server.service.rollout.not_recorded();
     let host = server.host().clone();
     let (server, name) = (server.name().to_owned(), registry.name_of(handle.info().id));
     let ids_above = ids_above(registry.last_id());
-    let leaving =
-        PackedSession { server, name, ids_above, starts_again, not_on, snapshot, verdict };
-    let way = Arc::clone(way);
-    let relinquishing = host.work(WorkKind::Urgent, move || way(leaving));
-    relinquishing.await.map_err(|error| match error {
+    let packed = PackedSession { server, name, ids_above, starts_again, not_on, snapshot, verdict };
+    let send = Arc::clone(send);
+    let sent = host.work(WorkKind::Urgent, move || send(packed));
+    sent.await.map_err(|error| match error {
         WorkError::Ending => LeaveError::Stopping,
         _ => LeaveError::HostFault,
     })?
@@ -125,8 +127,11 @@ async fn leave(
 
 /// Sends one session to the new process. If this fails before the verdict, dropping the verdict
 /// lets the session go on here.
-fn pass(fd_channel: &mut FdChannel, leaving: PackedSession) -> Result<(), LeaveError> {
-    let PackedSession { server, name, not_on, snapshot, verdict, .. } = leaving;
+fn send_to_new_process(
+    fd_channel: &mut FdChannel,
+    packed: PackedSession,
+) -> Result<(), LeaveError> {
+    let PackedSession { server, name, not_on, snapshot, verdict, .. } = packed;
     let SessionSnapshot { meta, mut state, queued, socket } = snapshot;
     let offer =
         ToNew::Session { server, name, not_on, state_bytes: state.len(), meta: Box::new(meta) };
@@ -152,7 +157,7 @@ fn pass(fd_channel: &mut FdChannel, leaving: PackedSession) -> Result<(), LeaveE
     }
     // From here on the session belongs to the new process, unless it has given up waiting.
     let go = verdict.send(true).is_ok();
-    if say(fd_channel, &ToNew::Verdict { go }).is_err() {
+    if send_message(fd_channel, &ToNew::Verdict { go }).is_err() {
         let why = lost(fd_channel);
         // If `go`, this process has released the session, and the new process does not know that it
         // may go on.

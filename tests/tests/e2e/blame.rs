@@ -202,7 +202,7 @@ fn worse_version_is_taken_back() {
         }
         eventually(&round, || notice(&server, "swap-rolled-back") == 1);
         let back = last(&server);
-        assert_eq!(back.state, RevisionState::TakenBack("faults".into()), "{round}");
+        assert_eq!(back.state, RevisionState::RolledBack("faults".into()), "{round}");
         let figures = back.faults.expect("it says by which faults");
         assert!(
             figures.faults >= 10 && figures.addresses == u64::from(addresses),
@@ -291,7 +291,7 @@ fn canary_is_judged_by_its_own_faults() {
             true => {
                 eventually("it is taken back", || notice(&server, "canary-taken-back") == 1);
                 let back = last(&server);
-                assert_eq!(back.state, RevisionState::TakenBack("faults".into()));
+                assert_eq!(back.state, RevisionState::RolledBack("faults".into()));
                 assert!(back.faults.is_some_and(|figures| figures.faults >= 3), "{back:?}");
             }
             false => {

@@ -59,10 +59,10 @@ fn going_back_passes_a_version_that_came_twice() {
     assert_eq!(back().expect("and further").revision, 1);
     let again = back();
     assert!(matches!(again, Err(SwapError::NothingBefore)), "{again:?}");
-    let taken_back = || RevisionState::TakenBack("asked".into());
+    let rolled_back = || RevisionState::RolledBack("asked".into());
     let states: Vec<_> =
         server.revisions().into_iter().map(|(revision, _)| revision.state).collect();
-    assert_eq!(states, [RevisionState::Current, taken_back(), taken_back()]);
+    assert_eq!(states, [RevisionState::Current, rolled_back(), rolled_back()]);
 }
 
 #[test]
@@ -124,7 +124,13 @@ fn described(copy_max_bytes: usize) -> ServerBuilder {
 fn plan(copy_max_bytes: usize) -> Plan {
     let servers = vec![("[[server]]".to_owned(), described(copy_max_bytes))];
     let (stop_grace, tenants) = (Duration::from_secs(1), BTreeMap::new());
-    Plan { host: HostConfig::default(), stop_grace, tenants, servers, left: Default::default() }
+    Plan {
+        host: HostConfig::default(),
+        stop_grace,
+        tenants,
+        servers,
+        inherited: Default::default(),
+    }
 }
 
 fn servers() -> (Arc<Servers>, Arc<ServerHandle>) {
@@ -195,10 +201,13 @@ fn new_configuration_waits_for_a_swap() {
     let (slow, mut quick, finish) = half_way(&server);
     let prepared = described(2 << 20).prepare(&host()).expect("it holds");
     host().runtime().block_on(async {
-        let mut reform = pin!(server.reform(prepared));
-        assert!(timeout(Duration::from_millis(500), &mut reform).await.is_err(), "it did not wait");
+        let mut reconfigure = pin!(server.reconfigure(prepared));
+        assert!(
+            timeout(Duration::from_millis(500), &mut reconfigure).await.is_err(),
+            "it did not wait"
+        );
         drop(slow);
-        reform.await;
+        reconfigure.await;
     });
     finish();
     next(&mut quick, 'b', 2);

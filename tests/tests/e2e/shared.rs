@@ -146,11 +146,11 @@ fn new_configuration_keeps_an_unchanged_instance() {
     let mut client = join(&server);
     client.send("x").expect("1");
     let again = || tally().name(server.name()).max_clients(5);
-    let reform = |prepared| host().runtime().block_on(server.reform(prepared));
-    reform(again().prepare(&host()).expect("it holds"));
+    let reconfigure = |prepared| host().runtime().block_on(server.reconfigure(prepared));
+    reconfigure(again().prepare(&host()).expect("it holds"));
     Client::connect(server.address()).send("x").expect("2");
     // With other settings, new sessions get another instance, and live sessions keep theirs.
-    reform(again().setting("a", "b").prepare(&host()).expect("it holds"));
+    reconfigure(again().setting("a", "b").prepare(&host()).expect("it holds"));
     Client::connect(server.address()).send("x").expect("1");
     client.send("x").expect("3");
 }

@@ -208,7 +208,7 @@ fn atomic_promotion_of_a_canary_may_roll_back() {
     .expect("it begins");
     let report = promote();
     assert_eq!((report.moved, report.rolled_back, report.revision), (0, true, 0), "{report:?}");
-    assert_eq!(states(&server).last(), Some(&(2, RevisionState::TakenBack("called-off".into()))));
+    assert_eq!(states(&server).last(), Some(&(2, RevisionState::RolledBack("called-off".into()))));
     canary(&server, version('b'), CanaryOptions::default()).expect("it begins");
     let report = promote();
     assert_eq!((report.moved, report.rolled_back, report.revision), (5, false, 3), "{report:?}");
@@ -227,7 +227,7 @@ fn faulty_canary_is_rolled_back() {
         Client::connect(server.address()).send("x").expect_gone();
     }
     eventually("it is taken back", || server.canary_seen().is_none());
-    assert_eq!(states(&server).last(), Some(&(2, RevisionState::TakenBack("faults".into()))));
+    assert_eq!(states(&server).last(), Some(&(2, RevisionState::RolledBack("faults".into()))));
     assert_eq!(server.counters().notices.get("canary-taken-back"), Some(&1));
     next(&mut old, 'a', 1, 2);
     next(&mut Client::connect(server.address()), 'a', 1, 1);
@@ -246,7 +246,7 @@ fn canary_without_sessions_is_rolled_back() {
     eventually("it is over", || server.canary_seen().is_none());
     assert_eq!(
         states(&server).last(),
-        Some(&(2, RevisionState::TakenBack("too-few-sessions".into())))
+        Some(&(2, RevisionState::RolledBack("too-few-sessions".into())))
     );
     next(&mut Client::connect(server.address()), 'a', 1, 1);
 }
@@ -295,7 +295,7 @@ fn canary_that_restores_no_session_is_rolled_back() {
     assert!(report.rolled_back && report.moved == 0, "{report:?}");
     assert_eq!(
         states(&server).last(),
-        Some(&(2, RevisionState::TakenBack("failed-hand-offs".into())))
+        Some(&(2, RevisionState::RolledBack("failed-hand-offs".into())))
     );
     all.iter_mut().for_each(|client| next(client, 'a', 1, 2));
 }
@@ -316,7 +316,7 @@ fn each_roll_back_goes_one_version_further() {
     assert_eq!(back().expect("and further").revision, 1);
     next(&mut client, 'a', 1, 5);
     assert!(matches!(back(), Err(SwapError::NothingBefore)));
-    let asked = || RevisionState::TakenBack("asked".into());
+    let asked = || RevisionState::RolledBack("asked".into());
     assert_eq!(states(&server), [(1, RevisionState::Current), (2, asked()), (3, asked())]);
     // Numbers of revisions are not used again.
     assert_eq!(swap(&server, version('b'), SwapPolicy::HandOff).revision, 4);

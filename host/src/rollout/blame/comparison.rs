@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::rates::{Pending, Weighed};
+use super::rates::{UndoneReplays, Weighed};
 use super::{FaultRates, Finding, LiveAddresses, Mark, Source};
 use crate::event::FaultKind;
 use crate::telemetry::FaultFigures;
@@ -47,13 +47,13 @@ impl Rule {
 
 /// Decision about a version.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Verdict {
+pub(crate) enum Decision {
     /// The version is not worse so far.
     Keep,
     /// The decision waits for replays.
     NotYet,
     /// The version is worse.
-    TakeBack(FaultFigures),
+    RollBack(FaultFigures),
 }
 
 /// Comparison of a version with the one before.
@@ -126,42 +126,45 @@ impl Comparison {
     }
 
     /// Decides. `live` has the live sessions of the new version and of the one before.
-    pub(crate) fn decide(&mut self, live: [&LiveAddresses; 2], now: Instant) -> Verdict {
-        let verdict = self.verdict(live, now);
-        self.waits = (verdict == Verdict::NotYet).then_some((self.changes, now));
-        verdict
+    pub(crate) fn decide(&mut self, live: [&LiveAddresses; 2], now: Instant) -> Decision {
+        let decision = self.decision(live, now);
+        self.waits = (decision == Decision::NotYet).then_some((self.changes, now));
+        decision
     }
 
-    fn verdict(&mut self, live: [&LiveAddresses; 2], now: Instant) -> Verdict {
+    fn decision(&mut self, live: [&LiveAddresses; 2], now: Instant) -> Decision {
         if !self.has_enough() {
             self.undecided = None;
-            return Verdict::Keep;
+            return Decision::Keep;
         }
-        if let Some(figures) = self.judge(live, Pending::Excused) {
-            // No replay can change the verdict. The figures show the known findings.
-            return Verdict::TakeBack(self.judge(live, Pending::Unknown).unwrap_or(figures));
+        if let Some(figures) = self.figures_if_worse(live, UndoneReplays::Excused) {
+            // No replay can change the decision. The figures show the known findings.
+            return Decision::RollBack(
+                self.figures_if_worse(live, UndoneReplays::Unknown).unwrap_or(figures),
+            );
         }
-        if self.judge(live, Pending::Against).is_none() {
+        if self.figures_if_worse(live, UndoneReplays::Against).is_none() {
             self.undecided = None;
-            return Verdict::Keep;
+            return Decision::Keep;
         }
         let since = *self.undecided.get_or_insert(now);
         if now.saturating_duration_since(since) < REPLAYS_WAIT_MAX {
-            return Verdict::NotYet;
+            return Decision::NotYet;
         }
         // Later decisions wait for their own replays.
         self.undecided = None;
-        self.judge(live, Pending::Unknown).map_or(Verdict::Keep, Verdict::TakeBack)
+        self.figures_if_worse(live, UndoneReplays::Unknown)
+            .map_or(Decision::Keep, Decision::RollBack)
     }
 
     /// Returns the figures if the version is worse by them.
-    fn judge(
+    fn figures_if_worse(
         &self,
         [live, live_before]: [&LiveAddresses; 2],
-        pending: Pending,
+        undone: UndoneReplays,
     ) -> Option<FaultFigures> {
-        let new = self.new.weigh(live, pending);
-        let before = self.before.weigh(live_before, Pending::Unknown);
+        let new = self.new.weigh(live, undone);
+        let before = self.before.weigh(live_before, UndoneReplays::Unknown);
         let by_address = new.addresses >= ADDRESSES_MIN;
         let rate = |of: &Weighed| if by_address { of.by_address } else { of.by_session };
         let several = new.faulty >= FAULTY_ADDRESSES_MIN || new.crowded || new.differ > 0;

@@ -6,7 +6,6 @@
 //! comparisons have no clock and do no I/O; only [`replay`] runs a plugin.
 
 mod comparison;
-mod hear;
 mod port;
 mod quota;
 mod rates;
@@ -14,19 +13,20 @@ mod replay;
 #[cfg(test)]
 mod simulation;
 mod source;
+mod suspect;
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-pub(super) use comparison::{Comparison, Rule, Verdict};
-pub(crate) use hear::Blamed;
-use hear::count;
-pub(super) use hear::{Suspect, Tried};
+pub(super) use comparison::{Comparison, Decision, Rule};
 use quota::ReplayQuota;
 pub(super) use rates::{FaultRates, Finding, Mark};
-pub(crate) use source::{Crowd, Fared, LiveAddresses, Source};
+pub(crate) use source::{Crowd, EndKind, LiveAddresses, Source};
+pub(crate) use suspect::Blamed;
+use suspect::count;
+pub(super) use suspect::{PendingReplay, Suspect};
 
 use super::live::LiveSessions;
 use super::rules::VERSIONS_MAX;
@@ -92,14 +92,14 @@ impl Blame {
     pub(super) fn replay(
         &self,
         server: &dyn LiveSessions,
-        tried: Tried,
+        pending: PendingReplay,
         evidence: Box<FaultEvidence>,
         (event, kind): replay::Failure,
         now: Instant,
     ) {
-        if lock(&self.quota).take(tried.source, now) {
-            lock(&tried.comparison).begins(tried.mark);
-            replay::begin(server, Arc::clone(&self.replaying), tried, evidence, (event, kind));
+        if lock(&self.quota).take(pending.source, now) {
+            lock(&pending.comparison).begins(pending.mark);
+            replay::begin(server, Arc::clone(&self.replaying), pending, evidence, (event, kind));
         } else {
             let (server, counters) = (server.name(), server.counters());
             FaultReplayed { server, event, kind, finding: "over-quota" }.emit(counters);

@@ -45,7 +45,7 @@ impl Finding {
 
 /// Assumption about replays that are not done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pending {
+pub(super) enum UndoneReplays {
     /// The replays will find the same fault.
     Excused,
     /// The replays will not find the same fault.
@@ -84,11 +84,11 @@ impl Faults {
     }
 
     /// Replayed faults that count against the version, and all replayed faults.
-    fn replayed(&self, pending: Pending) -> (u64, u64) {
-        let (more_against, more) = match pending {
-            Pending::Excused => (0, self.pending),
-            Pending::Against => (self.pending, self.pending),
-            Pending::Unknown => (0, 0),
+    fn replayed(&self, undone: UndoneReplays) -> (u64, u64) {
+        let (more_against, more) = match undone {
+            UndoneReplays::Excused => (0, self.pending),
+            UndoneReplays::Against => (self.pending, self.pending),
+            UndoneReplays::Unknown => (0, 0),
         };
         let against = self.differs + self.unsure + more_against;
         (against, self.differs + self.unsure + self.same + more)
@@ -96,8 +96,8 @@ impl Faults {
 
     /// Number of faults that count against the version. `elsewhere` is the share that counts if no
     /// fault was replayed here.
-    fn counted(&self, pending: Pending, elsewhere: f64) -> f64 {
-        let (against, replayed) = self.replayed(pending);
+    fn counted(&self, undone: UndoneReplays, elsewhere: f64) -> f64 {
+        let (against, replayed) = self.replayed(undone);
         let share = if replayed > 0 { against as f64 / replayed as f64 } else { elsewhere };
         against as f64 + self.faults.saturating_sub(replayed) as f64 * share
     }
@@ -238,12 +238,12 @@ impl FaultRates {
     }
 
     /// Weighs the endings, beside the live sessions.
-    pub(super) fn weigh(&self, live: &LiveAddresses, pending: Pending) -> Weighed {
+    pub(super) fn weigh(&self, live: &LiveAddresses, undone: UndoneReplays) -> Weighed {
         let [mut all, before] = self.spans.clone();
         for (group, seen) in &before {
             all.entry(*group).or_default().add(seen);
         }
-        let elsewhere = elsewhere(&all, pending);
+        let elsewhere = elsewhere(&all, undone);
         let (mut sum, mut sessions, mut weighed) = (0.0, 0.0, Weighed::default());
         for (group, seen) in &all {
             let (mut faults, mut counted) = (0, 0.0);
@@ -253,7 +253,7 @@ impl FaultRates {
                 weighed.differ += of_kind.differs;
                 counted += match of_kind.kind {
                     FURTHER_KINDS => of_kind.faults.saturating_sub(of_kind.same) as f64,
-                    kind => of_kind.counted(pending, elsewhere[kind]),
+                    kind => of_kind.counted(undone, elsewhere[kind]),
                 };
             }
             // Sessions whose faults are excused say nothing.
@@ -323,13 +323,13 @@ impl FaultRates {
 /// Returns, by kind, the share of faults that count against the version at an address without
 /// replays. This is the mean over the addresses with replays, if at least half of all faulty
 /// addresses had one. Otherwise it is 1: replays of a few clients say nothing about the others.
-fn elsewhere(all: &Addresses, pending: Pending) -> [f64; KINDS_MAX] {
+fn elsewhere(all: &Addresses, undone: UndoneReplays) -> [f64; KINDS_MAX] {
     let (mut sums, mut counts) = ([0.0; KINDS_MAX], [0_u32; KINDS_MAX]);
     let (mut faulty, mut heard) = (0_u32, 0_u32);
     for seen in all.values().filter(|seen| !seen.faults.is_empty()) {
         let mut has_replay = false;
         for faults in seen.faults.iter().filter(|faults| faults.kind < KINDS_MAX) {
-            let (against, replayed) = faults.replayed(pending);
+            let (against, replayed) = faults.replayed(undone);
             if replayed > 0 {
                 sums[faults.kind] += against as f64 / replayed as f64;
                 counts[faults.kind] += 1;

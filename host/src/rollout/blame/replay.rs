@@ -11,8 +11,8 @@ use tokio::sync::Semaphore;
 
 use super::Finding;
 use super::comparison::REPLAYS_WAIT_MAX;
-use super::hear::Tried;
 use super::port::ReplayPort;
+use super::suspect::PendingReplay;
 use crate::event::{Action, Event, FaultKind, Instance, Priority, Procedure, Scope};
 use crate::locks::lock;
 use crate::plugin::EventProcedure;
@@ -31,7 +31,7 @@ pub(super) type Failure = (&'static str, FaultKind);
 pub(super) fn begin(
     server: &dyn LiveSessions,
     replaying: Arc<Semaphore>,
-    tried: Tried,
+    pending: PendingReplay,
     evidence: Box<FaultEvidence>,
     (event, kind): Failure,
 ) {
@@ -40,10 +40,11 @@ pub(super) fn begin(
     let port =
         ReplayPort::new(evidence.client.clone(), evidence.class, config.watermarks.high_bytes);
     let peers = server.peers();
-    let (comparison, mark) = (tried.comparison, tried.mark);
-    let stage = Stage { scope: port.scope(peers), port, budgets: config.budgets, kind, evidence };
+    let (comparison, mark) = (pending.comparison, pending.mark);
+    let setup =
+        ReplaySetup { scope: port.scope(peers), port, budgets: config.budgets, kind, evidence };
     // A waiting replay does not keep a version in memory.
-    let before = Arc::downgrade(&tried.before);
+    let before = Arc::downgrade(&pending.before);
     server.spawn_idle(Box::new(move |placement| {
         let run_permit = RunPermit::new(
             Arc::clone(&placement),
@@ -52,7 +53,7 @@ pub(super) fn begin(
             Arc::clone(&config.quota),
         );
         Box::pin(async move {
-            let finding = Box::pin(alone(replaying, before, stage, run_permit, placement)).await;
+            let finding = Box::pin(alone(replaying, before, setup, run_permit, placement)).await;
             FaultReplayed { server: &name, event, kind, finding: finding.name() }.emit(&counters);
             lock(&comparison).replayed(mark, finding);
         })
@@ -60,7 +61,7 @@ pub(super) fn begin(
 }
 
 /// All that a replay needs.
-struct Stage {
+struct ReplaySetup {
     scope: Scope,
     port: Arc<ReplayPort>,
     budgets: Budgets,
@@ -72,7 +73,7 @@ struct Stage {
 async fn alone(
     replaying: Arc<Semaphore>,
     before: Weak<EventProcedure>,
-    stage: Stage,
+    setup: ReplaySetup,
     mut run_permit: RunPermit,
     _placement: Arc<Placement>,
 ) -> Finding {
@@ -80,15 +81,15 @@ async fn alone(
     let (Ok(Ok(_alone)), Some(before)) = (waited, before.upgrade()) else { return Finding::Unsure };
     // A replay must not end a shared instance that other sessions use.
     let before = before.with_instance_each();
-    let port = Arc::clone(&stage.port);
-    let played = pin!(play(&before, stage));
+    let port = Arc::clone(&setup.port);
+    let played = pin!(play(&before, setup));
     let outcome = tokio::time::timeout(REPLAY_MAX, in_slices(&mut run_permit, &port, played)).await;
     outcome.unwrap_or(Finding::Unsure)
 }
 
 /// Runs the session up to the event that failed, and that event.
-async fn play(before: &EventProcedure, stage: Stage) -> Finding {
-    let Stage { scope, budgets, kind, mut evidence, .. } = stage;
+async fn play(before: &EventProcedure, setup: ReplaySetup) -> Finding {
+    let ReplaySetup { scope, budgets, kind, mut evidence, .. } = setup;
     let (start, budget) = (budgets.start(evidence.class), budgets.event(evidence.class));
     let Some(event) = evidence.event.as_ref().map(|kept| kept.event()) else {
         return found(before.instantiate(scope, start).await.map(drop), kind, evidence.fidelity);

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use crate::admission::{AddressGroup, Network};
 
-/// How a session ended.
+/// Whether a session ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fared {
+pub(crate) enum EndKind {
     /// Not by a fault of its plugin.
     Well,
     /// By a fault of its plugin.

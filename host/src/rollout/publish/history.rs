@@ -39,7 +39,8 @@ pub enum RevisionState {
     /// Another version came after it.
     Superseded,
     /// The version was rolled back, for this reason.
-    TakenBack(String),
+    #[serde(rename = "taken-back")]
+    RolledBack(String),
 }
 
 /// Record of one version that a server has had.
@@ -133,7 +134,7 @@ impl History {
         let with = |mut revision: Revision| {
             if revision.state == RevisionState::Canary {
                 // The canary ran when the process ended, and does not run any more.
-                revision.state = RevisionState::TakenBack("restart".into());
+                revision.state = RevisionState::RolledBack("restart".into());
             }
             let known = revision.state == RevisionState::Current && revision.is(procedure.plugin());
             (revision, if known { Arc::downgrade(procedure) } else { Weak::new() })
@@ -200,14 +201,18 @@ impl History {
         };
         let ranked = self.revisions.iter().filter_map(|one| Some((rank(one)?, one.0.number)));
         match ranked.max() {
-            Some((_, number)) => self.go_back_to(number, procedure),
+            Some((_, number)) => self.make_revision_current(number, procedure),
             None => self.put(procedure, RevisionOrigin::Reload, RevisionState::Current),
         }
     }
 
     /// Makes the revision with this number, which has this procedure, the current one. Returns its
     /// number.
-    pub(super) fn go_back_to(&mut self, number: u64, procedure: &Arc<EventProcedure>) -> u64 {
+    pub(super) fn make_revision_current(
+        &mut self,
+        number: u64,
+        procedure: &Arc<EventProcedure>,
+    ) -> u64 {
         self.supersede();
         match self.revisions.iter_mut().find(|(one, _)| one.number == number) {
             Some((revision, known)) => {
@@ -220,7 +225,7 @@ impl History {
     }
 
     /// Marks a version as rolled back, for these faults or another reason.
-    pub(super) fn take_back(
+    pub(super) fn mark_rolled_back(
         &mut self,
         procedure: &Arc<EventProcedure>,
         why: &str,
@@ -229,7 +234,7 @@ impl History {
         for (revision, known) in &mut self.revisions {
             if known.as_ptr() == Arc::as_ptr(procedure) {
                 (revision.state, revision.faults) =
-                    (RevisionState::TakenBack(why.to_owned()), faults.copied());
+                    (RevisionState::RolledBack(why.to_owned()), faults.copied());
             }
         }
     }
@@ -266,7 +271,7 @@ mod tests {
             RevisionState::Current,
             RevisionState::Canary,
             RevisionState::Superseded,
-            RevisionState::TakenBack("asked".into()),
+            RevisionState::RolledBack("asked".into()),
         ];
         let names = states.map(|state| serde_json::to_value(state).expect("JSON")["state"].clone());
         assert_eq!(names, ["in-force", "canary", "superseded", "taken-back"]);

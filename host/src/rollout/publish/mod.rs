@@ -119,7 +119,7 @@ impl Rollout {
             || self.versions.canary.load().as_ref().is_some_and(|canary| is(&canary.procedure))
     }
 
-    /// The version on probation, to count and to judge. [`Versions::end_probation_if`] and
+    /// The version on probation, to count and to decide. [`Versions::end_probation_if`] and
     /// [`VersionChange`] end the probation.
     pub(super) fn with_probation<T>(&self, look: impl FnOnce(&mut Probation) -> T) -> Option<T> {
         lock(&self.versions.probation).as_mut().map(look)
@@ -176,7 +176,7 @@ impl VersionChange {
     }
 
     /// Publishes the revision with this number again, because `bad` is rolled back by an operator.
-    pub(super) fn go_back_to(
+    pub(super) fn publish_revision(
         &self,
         number: u64,
         next: &Arc<EventProcedure>,
@@ -184,15 +184,15 @@ impl VersionChange {
     ) -> u64 {
         self.versions().current.store(Arc::clone(next));
         let mut history = self.versions().history();
-        history.go_back_to(number, next);
-        history.take_back(bad, "asked", None);
+        history.make_revision_current(number, next);
+        history.mark_rolled_back(bad, "asked", None);
         drop(history);
         self.published(next);
         number
     }
 
     /// Publishes the version before again. Returns false if `bad` is no longer current.
-    pub(super) fn put_back(
+    pub(super) fn publish_before(
         &self,
         before: &Arc<EventProcedure>,
         bad: &Arc<EventProcedure>,
@@ -203,7 +203,7 @@ impl VersionChange {
         }
         let mut history = self.versions().history();
         history.make_current(before);
-        history.take_back(bad, why, figures);
+        history.mark_rolled_back(bad, why, figures);
         drop(history);
         // The faults were those of the bad version.
         self.server.forget_faults();
@@ -240,7 +240,7 @@ impl VersionChange {
     /// Ends a canary, for this reason.
     pub(super) fn end_canary(&self, canary: &Canary, why: &str) {
         self.versions().canary.store(None);
-        self.versions().history().take_back(&canary.procedure, why, canary.fault_figures());
+        self.versions().history().mark_rolled_back(&canary.procedure, why, canary.fault_figures());
         canary.ended(&*self.server, why);
     }
 
@@ -248,19 +248,19 @@ impl VersionChange {
     /// configuration names now. `digest` is that of the configured plugin.
     ///
     /// Ends a canary, because the version it was compared with is not current any more. Returns its
-    /// procedure then: [`VersionChange::bring_back`] migrates its sessions.
+    /// procedure then: [`VersionChange::migrate_canary_sessions`] migrates its sessions.
     pub(crate) fn reconfigure(
         &self,
         procedure: EventProcedure,
         digest: &str,
     ) -> Option<Arc<EventProcedure>> {
-        let (before, mut tried) = (self.server.rollout().procedure(), None);
+        let (before, mut ended_canary) = (self.server.rollout().procedure(), None);
         // If nothing changed about a shared instance, it lives on with all of its memory.
         if !before.is_like(&procedure) {
             let procedure = Arc::new(procedure);
             if let Some(canary) = self.versions().canary.load_full() {
                 self.end_canary(&canary, "reload");
-                tried = Some(Arc::clone(&canary.procedure));
+                ended_canary = Some(Arc::clone(&canary.procedure));
             }
             self.versions().current.store(Arc::clone(&procedure));
             if before.plugin().is_same_as(procedure.plugin()) {
@@ -274,7 +274,7 @@ impl VersionChange {
             }
         }
         self.versions().history().configure(digest);
-        tried
+        ended_canary
     }
 
     /// Puts the current version on probation, or ends its probation.

@@ -20,7 +20,7 @@ pub(super) enum Stands {
     Current,
     Canary,
     Superseded,
-    TakenBack,
+    RolledBack,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -134,7 +134,7 @@ impl State {
 
     fn end_canary(&mut self) {
         if let Some(canary) = self.canary.take() {
-            self.stand(canary, Stands::TakenBack);
+            self.stand(canary, Stands::RolledBack);
         }
     }
 
@@ -172,7 +172,7 @@ impl State {
                 Progress::Put(new, before) if new != before && self.current() == new => {
                     next.push(self.by(order, |next| {
                         next.make_current(before);
-                        next.stand(new, Stands::TakenBack);
+                        next.stand(new, Stands::RolledBack);
                         Progress::Back(new)
                     }));
                 }
@@ -180,7 +180,7 @@ impl State {
                 Progress::WentBack(number, bad) if self.stopped && self.current() == number => {
                     next.push(self.by(order, |next| {
                         next.make_current(bad);
-                        next.stand(number, Stands::TakenBack);
+                        next.stand(number, Stands::RolledBack);
                         Progress::Back(number)
                     }));
                 }
@@ -200,7 +200,7 @@ impl State {
         if let Some((new, before)) = self.watched.filter(faulty).or(self.judged) {
             next.push(self.with(|next| {
                 next.make_current(before);
-                next.stand(new, Stands::TakenBack);
+                next.stand(new, Stands::RolledBack);
             }));
         }
         if let Some(canary) = self.canary {
@@ -304,7 +304,7 @@ impl State {
             None => next.push(self.refused(order, "nothing-before")),
             Some(number) => next.push(self.by(order, |next| {
                 next.make_current(number);
-                next.stand(bad, Stands::TakenBack);
+                next.stand(bad, Stands::RolledBack);
                 Progress::WentBack(number, bad)
             })),
         }
@@ -374,7 +374,7 @@ impl State {
         next.had
             .iter_mut()
             .filter(|had| had.stands == Stands::Canary)
-            .for_each(|had| had.stands = Stands::TakenBack);
+            .for_each(|had| had.stands = Stands::RolledBack);
         // The configuration changed after the record was written, so its plugin wins.
         if *named != configured && !next.is_current(configured) {
             let number = next.another(configured, Stands::Superseded);

@@ -49,7 +49,9 @@ pub(super) async fn give(world: Rc<World>, handle: Arc<ServerHandle>, order: Ord
     let answer = match order {
         Order::Swap(plugin) => answer(handle.swap_to(file(plugin), Some(policy)).await),
         Order::Canary(plugin) => answer(
-            handle.try_file(file(plugin), CanaryOptions { live, ..CanaryOptions::default() }).await,
+            handle
+                .canary_file(file(plugin), CanaryOptions { live, ..CanaryOptions::default() })
+                .await,
         ),
         Order::Promote => answer(handle.promote().await),
         Order::RollBack => answer(handle.roll_back().await),
@@ -69,11 +71,11 @@ pub(super) async fn give(world: Rc<World>, handle: Arc<ServerHandle>, order: Ord
 async fn reload(world: &World, handle: &ServerHandle, plugin: Number) -> Outcome {
     let change = handle.versions_stay().await;
     let before = world.configured.replace(plugin);
-    let description = world.description(plugin);
+    let spec = world.spec(plugin);
     let service = Arc::clone(&handle.service);
-    let checked = crate::rollout::env::apart(service.work(WorkKind::Urgent), move || {
+    let checked = crate::rollout::env::run_blocking(service.work(WorkKind::Urgent), move || {
         let host = &SimHost::shared().host;
-        let mut prepared = description.prepare(host).map_err(|_| "plugin")?;
+        let mut prepared = spec.prepare(host).map_err(|_| "plugin")?;
         prepared.keep_swapped(host, &service).map_err(|error| match error {
             SwapError::TooManyVersions(_) => "too-many",
             _ => "plugin",
@@ -82,8 +84,8 @@ async fn reload(world: &World, handle: &ServerHandle, plugin: Number) -> Outcome
     });
     match checked.await.expect("the runtime goes on") {
         Ok(prepared) => {
-            let tried = handle.put_config(prepared, &change);
-            handle.follow_reform(&change, tried).await;
+            let ended_canary = handle.put_in_force(prepared, &change);
+            handle.after_reconfigure(&change, ended_canary).await;
             Outcome::Did { revision: 0, rolled_back: false, recorded: false }
         }
         Err(why) => {

@@ -20,7 +20,7 @@ use crate::net::Stream;
 use crate::plugin::EventProcedure;
 use crate::rollout::blame::Blamed;
 use crate::rollout::sim_env::{Disk, SimEnv, Tasks};
-use crate::rollout::{LiveSessions, RevisionState, weighs};
+use crate::rollout::{LiveSessions, RevisionState, count_session_end};
 use crate::sched::{Lane, Placement, RunQueue};
 use crate::server::handle::ServerHandle;
 use crate::server::{
@@ -102,7 +102,7 @@ impl World {
         SimHost::shared().folder.join("state").join(self.server())
     }
 
-    pub(super) fn description(&self, plugin: Number) -> ServerBuilder {
+    pub(super) fn spec(&self, plugin: Number) -> ServerBuilder {
         let ground = SimHost::shared();
         let policy = SwapPolicy::ALL[self.seed as usize % SwapPolicy::ALL.len()];
         let canary = CanaryRules {
@@ -128,7 +128,7 @@ impl World {
     /// Starts the process, the first time or again.
     fn start(&self) -> Arc<ServerHandle> {
         let ground = SimHost::shared();
-        let prepared = self.description(self.configured.get()).prepare(&ground.host);
+        let prepared = self.spec(self.configured.get()).prepare(&ground.host);
         let prepared = prepared.unwrap_or_else(|error| panic!("it does not start again: {error}"));
         let service = prepared.assemble(&ground.host);
         let (_, accepting) = watch::channel(0);
@@ -150,7 +150,7 @@ impl World {
                     RevisionState::Current => Stands::Current,
                     RevisionState::Canary => Stands::Canary,
                     RevisionState::Superseded => Stands::Superseded,
-                    RevisionState::TakenBack(_) => Stands::TakenBack,
+                    RevisionState::RolledBack(_) => Stands::RolledBack,
                 };
                 Had { number: one.number, plugin: ground.number(&one.digest), stands }
             })
@@ -308,7 +308,7 @@ async fn session(world: Rc<World>, service: Arc<Service>) {
         world.possible.borrow_mut().faults(SimHost::shared().number_of(&on));
         Blamed { event: "on-read", kind: FaultKind::Trap("injected"), evidence: None }
     });
-    weighs(&service.versioned(), service.source(handle.info().peer.ip()), &on, blamed);
+    count_session_end(&service.versioned(), service.source(handle.info().peer.ip()), &on, blamed);
     presence.leave();
     drop(task);
 }

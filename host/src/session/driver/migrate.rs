@@ -22,8 +22,8 @@ impl<P: Procedure, M> Session<P, M> {
     /// Starts the requested transfer or migration, if there is one. If anything fails on the new
     /// side, the old instance carries on.
     pub(super) async fn migrate(&mut self) {
-        if let Some(transfer) = self.slot.take_departure() {
-            return self.depart(transfer).await;
+        if let Some(transfer) = self.slot.take_transfer() {
+            return self.transfer(transfer).await;
         }
         if let Some(fault) = run::enter(&self.handle, Doing::MIGRATE).await {
             self.end_by("hand-over", fault);

@@ -25,7 +25,7 @@ const VERDICT_MAX: Duration = Duration::from_secs(30);
 impl<P: Procedure, M> Session<P, M> {
     /// Makes a snapshot, and leaves if the other process takes it. Otherwise the session goes on
     /// here.
-    pub(super) async fn depart(&mut self, transfer: TransferRequest) {
+    pub(super) async fn transfer(&mut self, transfer: TransferRequest) {
         if let Some(fault) = run::enter(&self.handle, Doing::MIGRATE).await {
             return self.end_by("hand-over", fault);
         }
@@ -54,7 +54,7 @@ impl<P: Procedure, M> Session<P, M> {
         // This process reports the fuel that was used here.
         self.spent_before = self.usage().fuel;
         (self.instance, self.asleep) = (None, None);
-        self.machine.departed();
+        self.machine.transferred();
     }
 
     /// Collects everything that another process needs. The mailbox stays sealed, so other sessions

@@ -29,7 +29,7 @@ pub(super) fn control(
         stop_grace: Duration::ZERO,
         tenants: BTreeMap::new(),
         servers: vec![("echo".to_owned(), describe_echo(host)?)],
-        left: HashMap::new(),
+        inherited: HashMap::new(),
     };
     let servers = Servers::start(host.clone(), plan)?;
     let nothing = Reload::new(|_| async { Err(PlanError::mistake("nothing to read")) });

@@ -237,9 +237,9 @@ impl ControlSite {
             neighbour("same", Priority::Normal),
             (ATTACKER.to_owned(), attacker),
         ];
-        let (stop_grace, tenants, left) = (Duration::ZERO, BTreeMap::new(), HashMap::new());
+        let (stop_grace, tenants, inherited) = (Duration::ZERO, BTreeMap::new(), HashMap::new());
         let servers =
-            Servers::start(host, Plan { host: config, stop_grace, tenants, servers, left })?;
+            Servers::start(host, Plan { host: config, stop_grace, tenants, servers, inherited })?;
         let nothing = Reload::new(|_| async { Err(PlanError::mistake("nothing to read")) });
         let control = ControlConfig { socket: folder.join(drive::SOCKET), listen: None };
         let control = Control::start(&control, Arc::clone(&servers), nothing)?;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::comparison::{LOOKED_EVERY, REPLAYS_WAIT_MAX};
 use super::quota::ReplayQuota;
-use super::rates::{ADDRESSES_MAX, KINDS_MAX, Pending};
-use super::{Comparison, Crowd, FaultRates, Finding, LiveAddresses, PAST, Rule, Source, Verdict};
+use super::rates::{ADDRESSES_MAX, KINDS_MAX, UndoneReplays};
+use super::{Comparison, Crowd, Decision, FaultRates, Finding, LiveAddresses, PAST, Rule, Source};
 use crate::admission::AddressGroup;
 use crate::event::FaultKind;
 use crate::rng::{Rng, for_each_seed};
@@ -56,13 +56,13 @@ impl Played {
         self.comparison.new_version().well(source, self.now);
     }
 
-    fn decide(&mut self) -> Verdict {
+    fn decide(&mut self) -> Decision {
         self.comparison.decide([&self.live, &LiveAddresses::default()], self.now)
     }
 }
 
-fn is_back(verdict: Verdict) -> bool {
-    matches!(verdict, Verdict::TakeBack(_))
+fn is_back(decision: Decision) -> bool {
+    matches!(decision, Decision::RollBack(_))
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn strangers_with_old_faults_do_not_take_back() {
             }
             assert_eq!(
                 played.decide(),
-                Verdict::Keep,
+                Decision::Keep,
                 "{strangers} strangers, {others} others, step {step}"
             );
         }
@@ -104,12 +104,12 @@ fn worse_version_is_taken_back_from_any_addresses() {
             let from = source(&mut rng, number);
             if rng.percent(share) { played.faults(from, finding) } else { played.well(from) }
         }
-        let verdict = played.decide();
+        let decision = played.decide();
         assert!(
-            is_back(verdict),
-            "{addresses} addresses, {share} of a hundred, {finding:?}: {verdict:?}"
+            is_back(decision),
+            "{addresses} addresses, {share} of a hundred, {finding:?}: {decision:?}"
         );
-        let Verdict::TakeBack(figures) = verdict else { return };
+        let Decision::RollBack(figures) = decision else { return };
         assert_eq!((figures.addresses, figures.excused), (addresses, 0), "{figures:?}");
     });
 }
@@ -171,8 +171,8 @@ fn version_that_is_no_worse_is_kept() {
                 false => played.well(from),
             }
         }
-        let verdict = played.decide();
-        assert!(!is_back(verdict), "{addresses} addresses, {share} of a hundred: {verdict:?}");
+        let decision = played.decide();
+        assert!(!is_back(decision), "{addresses} addresses, {share} of a hundred: {decision:?}");
     });
 }
 
@@ -222,7 +222,7 @@ fn order_of_endings_does_not_matter() {
                     }
                 }
             }
-            rates.weigh(&LiveAddresses::default(), Pending::Unknown)
+            rates.weigh(&LiveAddresses::default(), UndoneReplays::Unknown)
         };
         let before = weigh(&endings);
         for at in (1..endings.len()).rev() {
@@ -241,9 +241,9 @@ fn decision_waits_for_replays_and_not_for_ever() {
         let marks: Vec<_> =
             (0..12).map(|_| played.comparison.faulted(from, FAULT, played.now).0).collect();
         marks[..3].iter().for_each(|mark| played.comparison.begins(*mark));
-        assert_eq!(played.decide(), Verdict::NotYet);
+        assert_eq!(played.decide(), Decision::NotYet);
         played.now += REPLAYS_WAIT_MAX - Duration::from_millis(1);
-        assert_eq!(played.decide(), Verdict::NotYet);
+        assert_eq!(played.decide(), Decision::NotYet);
         if let Some(finding) = finding {
             marks[..3].iter().for_each(|mark| played.comparison.replayed(*mark, finding));
         } else {
@@ -268,19 +268,19 @@ fn each_decision_waits_for_its_replays() {
                 (0..faults).map(|_| played.comparison.faulted(from, fault, played.now).0).collect();
             let replays = 2 + rng.throw(4) as usize;
             marks[..replays].iter().for_each(|mark| played.comparison.begins(*mark));
-            assert_eq!(played.decide(), Verdict::NotYet, "round {epoch}, {replays} replays");
+            assert_eq!(played.decide(), Decision::NotYet, "round {epoch}, {replays} replays");
             played.now += Duration::from_millis(rng.throw(REPLAYS_WAIT_MAX.as_millis() as u64));
-            assert_eq!(played.decide(), Verdict::NotYet, "round {epoch}, {replays} replays");
+            assert_eq!(played.decide(), Decision::NotYet, "round {epoch}, {replays} replays");
             // Some of the replays may never be done.
             let done = if rng.percent(50) { 1 } else { replays };
             let comparison = &mut played.comparison;
             marks[..done].iter().for_each(|mark| comparison.replayed(*mark, Finding::Same));
-            let mut verdict = played.decide();
-            while verdict == Verdict::NotYet {
+            let mut decision = played.decide();
+            while decision == Decision::NotYet {
                 played.now += Duration::from_secs(1);
-                verdict = played.decide();
+                decision = played.decide();
             }
-            assert_eq!(verdict, Verdict::Keep, "round {epoch}, {done} of {replays} replays done");
+            assert_eq!(decision, Decision::Keep, "round {epoch}, {done} of {replays} replays done");
             played.now += Duration::from_millis(rng.throw(2_000));
         }
     });
@@ -300,7 +300,7 @@ fn replays_of_strangers_excuse_no_majority() {
                 played.comparison.replayed(mark, Finding::Same);
             }
         }
-        let Verdict::TakeBack(figures) = played.decide() else {
+        let Decision::RollBack(figures) = played.decide() else {
             panic!("{strangers} of {others}: it is kept")
         };
         assert_eq!((figures.faulty_addresses, figures.excused), (others, strangers), "{figures:?}");
@@ -330,7 +330,7 @@ fn waiting_decision_looks_at_sessions_rarely() {
             assert!(is_due || !changed, "what changed is looked at");
             if is_due {
                 looks += 1;
-                assert_eq!(played.decide(), Verdict::NotYet);
+                assert_eq!(played.decide(), Decision::NotYet);
             }
             played.now += Duration::from_millis(50);
         }
@@ -354,7 +354,7 @@ fn figures_leave_replays_out_that_are_not_done() {
         let (replays, done) = (addresses as usize, 1 + rng.throw(addresses) as usize);
         marks[..replays].iter().for_each(|mark| played.comparison.begins(*mark));
         marks[..done].iter().for_each(|mark| played.comparison.replayed(*mark, Finding::Differs));
-        let Verdict::TakeBack(figures) = played.decide() else { return };
+        let Decision::RollBack(figures) = played.decide() else { return };
         assert_eq!(
             (figures.addresses, figures.excused),
             (addresses, 0),
@@ -377,7 +377,7 @@ fn memory_of_addresses_and_kinds_is_bounded() {
         now += Duration::from_millis(20);
     }
     assert!(rates.held() <= 2 * (ADDRESSES_MAX + 1), "{} addresses", rates.held());
-    let weighed = rates.weigh(&LiveAddresses::default(), Pending::Unknown);
+    let weighed = rates.weigh(&LiveAddresses::default(), UndoneReplays::Unknown);
     assert!(
         weighed.faults > ADDRESSES_MAX as u64 && weighed.counted == weighed.faults as f64,
         "{weighed:?}"

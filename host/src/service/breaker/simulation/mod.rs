@@ -11,9 +11,9 @@ fn play(rng: &mut Rng, shares: &[u64], live: &LiveAddresses, endings: u64) -> (B
     for step in 0..endings {
         let number = rng.throw(shares.len() as u64) as u32;
         let faults = rng.percent(shares[number as usize]);
-        let fared = if faults { Fared::Faulted } else { Fared::Well };
+        let kind = if faults { EndKind::Faulted } else { EndKind::Well };
         let now = start + Duration::from_millis(step * 10);
-        tripped += u64::from(breaker.report(source(number), fared, live, now).is_some());
+        tripped += u64::from(breaker.report(source(number), kind, live, now).is_some());
     }
     (breaker, tripped)
 }
@@ -29,12 +29,12 @@ fn one_address_never_closes_a_server_with_others() {
         let mut breaker = Breaker::new(BreakerLimits::default());
         let start = Instant::now();
         for other in 1..=others {
-            assert_eq!(breaker.report(source(other), Fared::Well, &live, start), None);
+            assert_eq!(breaker.report(source(other), EndKind::Well, &live, start), None);
         }
         for step in 0..2_000 {
             // Within a minute of the last ending of another address.
             let now = start + Duration::from_millis(step * rng.throw(29));
-            assert_eq!(breaker.report(source(0), Fared::Faulted, &live, now), None, "{step}");
+            assert_eq!(breaker.report(source(0), EndKind::Faulted, &live, now), None, "{step}");
         }
         assert_eq!(breaker.state(), BreakerState::Closed);
     });
@@ -78,14 +78,14 @@ fn order_of_endings_does_not_matter() {
             .map(|_| {
                 (
                     source(rng.throw(addresses) as u32),
-                    if rng.percent(90) { Fared::Faulted } else { Fared::Well },
+                    if rng.percent(90) { EndKind::Faulted } else { EndKind::Well },
                 )
             })
             .collect();
         let (now, none) = (Instant::now(), LiveAddresses::default());
-        let verdict = |endings: &[(Source, Fared)]| {
+        let verdict = |endings: &[(Source, EndKind)]| {
             let mut breaker = Breaker::new(BreakerLimits::default());
-            endings.iter().for_each(|(source, fared)| breaker.count(*source, *fared, now));
+            endings.iter().for_each(|(source, kind)| breaker.count(*source, *kind, now));
             breaker.sees(endings[0].0.group, now);
             breaker.is_enough(&none, now)
         };
@@ -111,7 +111,11 @@ fn many_addresses_are_weighed_rarely() {
         let faults = 8_000;
         for step in 0..faults {
             let stranger = source((step % strangers) as u32);
-            assert_eq!(breaker.report(stranger, Fared::Faulted, &others, at(step)), None, "{step}");
+            assert_eq!(
+                breaker.report(stranger, EndKind::Faulted, &others, at(step)),
+                None,
+                "{step}"
+            );
             weighed += u32::from(breaker.weighed != last);
             last = breaker.weighed;
         }
@@ -120,7 +124,7 @@ fn many_addresses_are_weighed_rarely() {
         // The breaker still trips soon, once the others are gone.
         let soon = (faults..).take_while(|step| at(*step) <= at(faults) + 2 * WEIGHED_EVERY);
         let trips = |step: u64| {
-            breaker.report(source((step % strangers) as u32), Fared::Faulted, &none, at(step))
+            breaker.report(source((step % strangers) as u32), EndKind::Faulted, &none, at(step))
         };
         assert!(soon.filter_map(trips).next().is_some(), "{strangers} strangers");
     });

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::{Comparison, FaultRates, LiveAddresses, Mark, Rule, Source, Verdict};
+use super::{Comparison, Decision, FaultRates, LiveAddresses, Mark, Rule, Source};
 use crate::event::FaultKind;
 use crate::locks::lock;
 use crate::plugin::EventProcedure;
@@ -60,7 +60,7 @@ impl Suspect {
     }
 
     /// Counts the end of a session of the version before.
-    pub(crate) fn hears_of_before(&self, source: Source, blamed: Option<&Blamed>, now: Instant) {
+    pub(crate) fn count_before(&self, source: Source, blamed: Option<&Blamed>, now: Instant) {
         count(lock(&self.comparison).version_before(), source, blamed, now);
     }
 
@@ -71,14 +71,19 @@ impl Suspect {
 
     /// Counts a fault in a session of the new version. Returns the fault to replay, and whether
     /// there are enough faults for a decision.
-    pub(crate) fn faulted(&self, source: Source, blamed: &Blamed, now: Instant) -> (Tried, bool) {
+    pub(crate) fn faulted(
+        &self,
+        source: Source,
+        blamed: &Blamed,
+        now: Instant,
+    ) -> (PendingReplay, bool) {
         let (mark, enough) = lock(&self.comparison).faulted(source, blamed.fault(), now);
         let before = Arc::clone(&self.before);
-        (Tried { comparison: Arc::clone(&self.comparison), before, mark, source }, enough)
+        (PendingReplay { comparison: Arc::clone(&self.comparison), before, mark, source }, enough)
     }
 
     /// Decides. `live` has the live sessions of the new version and of the one before.
-    pub(crate) fn decide(&self, live: [&LiveAddresses; 2], now: Instant) -> Verdict {
+    pub(crate) fn decide(&self, live: [&LiveAddresses; 2], now: Instant) -> Decision {
         lock(&self.comparison).decide(live, now)
     }
 
@@ -103,7 +108,7 @@ impl Suspect {
 }
 
 /// A fault of a new version, and the version to replay it on.
-pub(crate) struct Tried {
+pub(crate) struct PendingReplay {
     pub(super) comparison: Arc<Mutex<Comparison>>,
     pub(super) before: Arc<EventProcedure>,
     pub(super) mark: Mark,

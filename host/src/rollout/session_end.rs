@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::blame::{Blamed, Source, Tried};
+use super::blame::{Blamed, PendingReplay, Source};
 use super::change::VersionedServer;
 use super::env;
-use super::watch::judge;
+use super::watch::decide_when_due;
 use crate::plugin::EventProcedure;
 
 /// Counts the end of a session, by a fault of its plugin or well. The breaker counts elsewhere.
-pub(crate) fn weighs(
+pub(crate) fn count_session_end(
     server: &Arc<dyn VersionedServer>,
     source: Source,
     procedure: &Arc<EventProcedure>,
@@ -18,32 +18,33 @@ pub(crate) fn weighs(
 ) {
     let (rollout, now) = (server.rollout(), env::now());
     rollout.blame.ended(procedure.metrics(), source, blamed.as_ref(), now);
-    let by_canary =
-        rollout.canary().and_then(|canary| canary.hears(procedure, source, blamed.as_ref(), now));
-    let by_probation = on_probation(server, procedure, source, blamed.as_ref(), now);
+    let by_canary = rollout
+        .canary()
+        .and_then(|canary| canary.count_session_end(procedure, source, blamed.as_ref(), now));
+    let by_probation = count_on_probation(server, procedure, source, blamed.as_ref(), now);
     // A version is either a canary or on probation.
     let evidence =
         blamed.as_mut().and_then(|blamed| Some((blamed.evidence.take()?, blamed.fault())));
-    if let (Some(tried), Some((evidence, fault))) = (by_probation.or(by_canary), evidence) {
-        rollout.blame.replay(&**server, tried, evidence, fault, now);
+    if let (Some(pending), Some((evidence, fault))) = (by_probation.or(by_canary), evidence) {
+        rollout.blame.replay(&**server, pending, evidence, fault, now);
     }
 }
 
 /// Counts the end of a session for a version on probation. Returns the fault to replay. Starts the
 /// decision about the version when it is due.
-fn on_probation(
+fn count_on_probation(
     server: &Arc<dyn VersionedServer>,
     procedure: &Arc<EventProcedure>,
     source: Source,
     blamed: Option<&Blamed>,
     now: Instant,
-) -> Option<Tried> {
-    let (tried, begins, comparison) = server.rollout().with_probation(|probation| {
-        let (tried, begins) = probation.hears(procedure, source, blamed, now);
-        (tried, begins, probation.suspect.comparison())
+) -> Option<PendingReplay> {
+    let (pending, begins, comparison) = server.rollout().with_probation(|probation| {
+        let (pending, begins) = probation.count_session_end(procedure, source, blamed, now);
+        (pending, begins, probation.suspect.comparison())
     })?;
     if begins {
-        env::beside(server.runtime(), judge(Arc::downgrade(server), comparison));
+        env::spawn(server.runtime(), decide_when_due(Arc::downgrade(server), comparison));
     }
-    tried
+    pending
 }
