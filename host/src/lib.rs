@@ -64,6 +64,8 @@ pub mod server;
 pub mod servers;
 mod service;
 pub mod session;
+#[cfg(test)]
+mod simulation;
 mod span;
 pub mod telemetry;
 pub mod upgrade;

@@ -282,7 +282,7 @@ impl Prepared {
     }
 
     /// Makes the state that the server's tasks share. The server does not listen yet.
-    pub(super) fn assemble(self, host: &Host) -> Arc<Service> {
+    pub(crate) fn assemble(self, host: &Host) -> Arc<Service> {
         let name = self.name();
         let (counters, pause_gate) =
             (Arc::new(Counters::default()), Arc::new(PauseGate::default()));

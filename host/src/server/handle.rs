@@ -76,7 +76,7 @@ pub struct ServerHandle {
 }
 
 impl ServerHandle {
-    pub(super) fn new(
+    pub(crate) fn new(
         service: Arc<Service>,
         host: Host,
         address: SocketAddr,

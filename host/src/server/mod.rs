@@ -13,8 +13,6 @@ mod limits;
 mod prepare;
 mod room;
 mod sessions;
-#[cfg(test)]
-mod simulation;
 mod versions;
 
 pub use bound::{Bound, Prepared};
@@ -35,7 +33,8 @@ pub use sessions::SessionView;
 pub use crate::rollout::{
     CanaryOptions, CanaryRules, CanaryStatus, FetchError, HISTORY_MAX, HeldUp, RecordError,
     Revision, RevisionOrigin, RevisionState, SWAP_DEADLINE, StateDir, SwapError, SwapPolicy,
-    SwapProgress, SwapReport, SwapRules, SwapStage, VERSIONS_MAX,
+    SwapProgress, SwapReport, SwapRules, SwapStage, UnknownHeldUpError, UnknownSwapPolicyError,
+    VERSIONS_MAX,
 };
 pub use crate::service::{
     BreakerLimits, BreakerState, FAREWELL_MAX, HostNotice, LOCK_HOLD_MAX, LOCK_WAIT_MAX, Lock,

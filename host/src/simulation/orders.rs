@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::model::{Number, Order, Outcome};
 use super::plugins::SimHost;
 use super::world::World;
-use crate::server::handle::ServerHandle;
+use crate::server::ServerHandle;
 use crate::server::{CanaryOptions, SwapError, SwapPolicy, SwapReport};
 use crate::work::WorkKind;
 

@@ -22,7 +22,7 @@ use crate::rollout::blame::Blamed;
 use crate::rollout::sim_env::{Disk, SimEnv, Tasks};
 use crate::rollout::{LiveSessions, RevisionState, count_session_end};
 use crate::sched::{Lane, Placement, RunQueue};
-use crate::server::handle::ServerHandle;
+use crate::server::ServerHandle;
 use crate::server::{
     CanaryRules, HISTORY_MAX, Server, ServerBuilder, SwapPolicy, SwapRules, VERSIONS_MAX,
 };
