@@ -241,6 +241,28 @@ fn outside_crates_stay_at_home() {
 }
 
 #[test]
+fn errors_between_modules_are_types() {
+    let mut wrong = Vec::new();
+    for file in rust_files(&root().join("host/src")) {
+        let text = fs::read_to_string(&file).expect("a source");
+        let text: String = code(&text).map(|(_, line)| line.to_owned() + "\n").collect();
+        for (at, _) in text.match_indices("fn ") {
+            let start = text[..at].rfind([';', '{', '}', '\n']).map_or(0, |start| start + 1);
+            let header = text[start..].split(['{', ';']).next().unwrap_or_default();
+            let output = header.split_once("->").map_or("", |(_, output)| output);
+            if header.trim_start().starts_with("pub")
+                && output.contains("Result<")
+                && output.contains(", String>")
+            {
+                let name = header.split_whitespace().collect::<Vec<_>>().join(" ");
+                wrong.push(format!("{}: {name}", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "a `String` is no error:\n{}", wrong.join("\n"));
+}
+
+#[test]
 fn one_file_takes_poisoned_locks() {
     let host = root().join("host/src");
     let takes = |file: &PathBuf| {

@@ -60,7 +60,10 @@ pub use self::progress::{SwapProgress, SwapStage};
 pub(crate) use self::publish::History;
 pub use self::publish::{HISTORY_MAX, Revision, RevisionOrigin, RevisionState};
 pub use self::report::{SwapError, SwapReport};
-pub use self::rules::{CanaryRules, HeldUp, SwapPolicy, SwapRules, VERSIONS_MAX};
+pub use self::rules::{
+    CanaryRules, HeldUp, SwapPolicy, SwapRules, UnknownHeldUpError, UnknownSwapPolicyError,
+    VERSIONS_MAX,
+};
 pub(crate) use self::session_end::count_session_end;
 pub(crate) use self::stage::has_room_for;
 pub(crate) use self::state_dir::Recorded;

@@ -1,5 +1,6 @@
 //! Rules by which versions are tried and rolled back.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 /// Number of versions of a server's plugin in memory at once, a canary included.
@@ -37,13 +38,23 @@ impl SwapPolicy {
     }
 }
 
-impl std::str::FromStr for SwapPolicy {
-    type Err = String;
+/// Word that names no [`SwapPolicy`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "expected one of {}, found `{}`", SwapPolicy::ALL.map(SwapPolicy::name).join(", "),
+    .found.escape_debug()
+)]
+pub struct UnknownSwapPolicyError {
+    /// The word.
+    pub found: String,
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let names = Self::ALL.map(Self::name).join(", ");
-        let found = Self::ALL.into_iter().find(|policy| policy.name() == text);
-        found.ok_or_else(|| format!("expected one of {names}, found `{}`", text.escape_debug()))
+impl FromStr for SwapPolicy {
+    type Err = UnknownSwapPolicyError;
+
+    fn from_str(text: &str) -> Result<Self, UnknownSwapPolicyError> {
+        let known = Self::ALL.into_iter().find(|policy| policy.name() == text);
+        known.ok_or_else(|| UnknownSwapPolicyError { found: text.to_owned() })
     }
 }
 
@@ -101,13 +112,22 @@ impl HeldUp {
     }
 }
 
-impl std::str::FromStr for HeldUp {
-    type Err = String;
+/// Word that names no [`HeldUp`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "expected {}, found `{}`", HeldUp::ALL.map(HeldUp::name).join(" or "), .found.escape_debug()
+)]
+pub struct UnknownHeldUpError {
+    /// The word.
+    pub found: String,
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let names = Self::ALL.map(Self::name).join(" or ");
-        let found = Self::ALL.into_iter().find(|held_up| held_up.name() == text);
-        found.ok_or_else(|| format!("expected {names}, found `{}`", text.escape_debug()))
+impl FromStr for HeldUp {
+    type Err = UnknownHeldUpError;
+
+    fn from_str(text: &str) -> Result<Self, UnknownHeldUpError> {
+        let known = Self::ALL.into_iter().find(|held_up| held_up.name() == text);
+        known.ok_or_else(|| UnknownHeldUpError { found: text.to_owned() })
     }
 }
 
