@@ -1,7 +1,7 @@
 //! Plain clients over raw sockets. Every read has a deadline, so that a failing test does not hang.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use crate::servers::PATIENCE;
 
@@ -95,10 +95,4 @@ impl Client {
         let (_, outcome) = self.rest();
         assert_eq!(outcome.err().map(|error| error.kind()), Some(io::ErrorKind::ConnectionReset));
     }
-}
-
-/// A port that was free a moment ago.
-#[must_use]
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
 }

@@ -8,8 +8,8 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::clients::free_port;
 use crate::guests::{component, versioned, wharf_binary};
+use crate::ports::free_port;
 use crate::process::Wharf;
 use crate::servers::eventually;
 

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 use crate::certificates::Certificates;
-use crate::clients::free_port;
+use crate::ports::free_port;
 
 /// The login `ann` with the password `secret`, in the form that registries read.
 const LOGINS: &str = "ann:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";

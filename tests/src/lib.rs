@@ -17,6 +17,7 @@ pub mod new_clients;
 pub mod new_process;
 pub mod oracle;
 pub mod packets;
+pub mod ports;
 pub mod process;
 pub mod readers;
 pub mod released;

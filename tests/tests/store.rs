@@ -9,12 +9,13 @@ use std::process::Command;
 use rustix::net::sockopt::socket_acceptconn;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use wharf_tests::clients::{Client, free_port};
+use wharf_tests::clients::Client;
 use wharf_tests::control_site::{ControlSite, configure, said};
 use wharf_tests::fake_systemd::FakeSystemd;
 use wharf_tests::guests::{component, versioned, wharf_binary};
 use wharf_tests::holders::{lead_away, listener};
 use wharf_tests::new_clients::NewClients;
+use wharf_tests::ports::free_port;
 use wharf_tests::servers::eventually;
 
 const LISTENS: &str = ".l-echo";

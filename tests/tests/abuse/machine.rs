@@ -8,9 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use wharf::server::Timeouts;
-use wharf_tests::clients::{Client, free_port};
+use wharf_tests::clients::Client;
 use wharf_tests::guests::{component, guest, polite, wharf_binary};
 use wharf_tests::oracle::{alone, judge, only_ends};
+use wharf_tests::ports::free_port;
 use wharf_tests::process::Wharf;
 use wharf_tests::servers::{PATIENCE, describe, eventually, host};
 

@@ -5,10 +5,11 @@ use std::fs;
 use std::process::Output;
 
 use wharf::server::{Host, HostConfig, Server};
-use wharf_tests::clients::{Client, free_port};
+use wharf_tests::clients::Client;
 use wharf_tests::control_site::said;
 use wharf_tests::guests::{component, file};
 use wharf_tests::oracle::{alone, balanced};
+use wharf_tests::ports::free_port;
 use wharf_tests::process::Wharf;
 use wharf_tests::servers::eventually;
 use wharf_tests::shapes::{Module, with_modules};

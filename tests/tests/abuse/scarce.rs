@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tempfile::TempDir;
-use wharf_tests::clients::{Client, free_port};
+use wharf_tests::clients::Client;
 use wharf_tests::guests::{component, wharf_binary};
 use wharf_tests::oracle::alone;
+use wharf_tests::ports::free_port;
 use wharf_tests::process::Wharf;
 use wharf_tests::servers::eventually;
 use wharf_tests::shapes::{Module, Writes, with_modules, worst};

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use socket2::{Domain, SockRef, Socket, Type};
-use wharf_tests::clients::{Client, free_port};
+use wharf_tests::clients::Client;
 use wharf_tests::control_site::ControlSite;
 use wharf_tests::guests::{component, component_for};
 use wharf_tests::imports::open_contract;
+use wharf_tests::ports::free_port;
 use wharf_tests::process::Wharf;
 use wharf_tests::rng::Rng;
 use wharf_tests::servers::eventually;

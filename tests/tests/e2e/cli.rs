@@ -5,9 +5,10 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use rustix::process::Signal;
-use wharf_tests::clients::{Client, free_port};
+use wharf_tests::clients::Client;
 use wharf_tests::control_site::said;
 use wharf_tests::guests::{built, component, wharf_binary};
+use wharf_tests::ports::free_port;
 use wharf_tests::process::Wharf;
 
 fn wharf(arguments: &[&str], folder: &Path) -> Output {

@@ -7,9 +7,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::json;
-use wharf_tests::clients::{Client, free_port};
+use wharf_tests::clients::Client;
 use wharf_tests::control_site::{ControlSite, configure, said};
 use wharf_tests::guests::{component, wharf_binary};
+use wharf_tests::ports::free_port;
 use wharf_tests::process::Wharf;
 use wharf_tests::servers::{PATIENCE, eventually};
 

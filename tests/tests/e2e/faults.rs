@@ -277,8 +277,8 @@ fn budgets_are_as_the_operator_sets_them() {
         .err()
         .expect("it never begins");
     assert!(refused.to_string().contains("its trial instance failed: fuel"), "{refused}");
-    let mut client = Client::connect(set(hoards, default).address());
-    client.send("x");
+    let server = set(hoards, default);
+    Client::connect(server.address()).echo("it begins");
 }
 
 #[test]

@@ -254,7 +254,7 @@ fn dripping_peer_ends_unless_it_is_answered() {
 fn server_without_descriptors_refuses_and_recovers() {
     use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
-    let port = wharf_tests::clients::free_port();
+    let port = wharf_tests::ports::free_port();
     let plugin =
         wharf_tests::guests::file("polite-descriptors", &wharf_tests::guests::component(""));
     let mut wharf = Command::new("bash")

@@ -16,11 +16,12 @@ use serde_json::{Value, json};
 use wharf::net::ListenPort;
 use wharf::server::{NewConnections, ServerEnding, ServerHandle, Status, SteerError};
 use wharf_tests::certificates::Certificates;
-use wharf_tests::clients::{Client, free_port};
+use wharf_tests::clients::Client;
 use wharf_tests::control_site::{ControlSite, said};
 use wharf_tests::guests::{bundled, polite, wharf_binary};
 use wharf_tests::holders::{Harm, lead_away, listener, take_over, unix_listeners};
 use wharf_tests::new_process::NewProcess;
+use wharf_tests::ports::free_port;
 use wharf_tests::rng::Rng;
 use wharf_tests::servers::{PATIENCE, describe, eventually, host, start};
 

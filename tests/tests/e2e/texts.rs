@@ -4,9 +4,10 @@ use std::path::Path;
 
 use serde_json::json;
 use wharf::plugin::Grants;
-use wharf_tests::clients::{Client, free_port};
+use wharf_tests::clients::Client;
 use wharf_tests::control_site::{ControlSite, configure};
 use wharf_tests::guests::{component, file};
+use wharf_tests::ports::free_port;
 use wharf_tests::process::Wharf;
 use wharf_tests::servers::{eventually, host};
 

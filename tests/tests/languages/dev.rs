@@ -2,8 +2,9 @@
 
 use std::process::Command;
 
-use wharf_tests::clients::{Client, free_port};
+use wharf_tests::clients::Client;
 use wharf_tests::guests::wharf_binary;
+use wharf_tests::ports::free_port;
 use wharf_tests::process::Wharf;
 
 pub(crate) fn serves_at_once() {

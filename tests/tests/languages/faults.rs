@@ -2,8 +2,9 @@
 //! language, in a real process with its log.
 
 use wharf::authoring::Language;
-use wharf_tests::clients::{Client, free_port};
+use wharf_tests::clients::Client;
 use wharf_tests::languages::{Change, compiled, project};
+use wharf_tests::ports::free_port;
 use wharf_tests::process::Wharf;
 
 use crate::load;

@@ -7,10 +7,11 @@ use std::path::Path;
 use serde_json::json;
 use wharf::oci::{Registries, RegistryConfig, RegistryCredentials};
 use wharf_tests::certificates::Certificates;
-use wharf_tests::clients::{Client, free_port};
+use wharf_tests::clients::Client;
 use wharf_tests::control_site::ControlSite;
 use wharf_tests::docker_registry::DockerRegistry;
 use wharf_tests::guests::{built, component};
+use wharf_tests::ports::free_port;
 use wharf_tests::process::Wharf;
 
 use super::common::{

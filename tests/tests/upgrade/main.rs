@@ -251,7 +251,7 @@ fn stopped_and_continued_process_is_still_upgraded() {
 #[test]
 fn new_process_reads_the_configuration_again() {
     let site = ControlSite::default();
-    let elsewhere = wharf_tests::clients::free_port();
+    let elsewhere = wharf_tests::ports::free_port();
     configure(site.folder.path(), elsewhere, "", "max_clients = 7");
     let mut old = Client::connect(site.address());
     old.send("one").expect("one");

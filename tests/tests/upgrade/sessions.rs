@@ -4,8 +4,7 @@ use super::*;
 
 /// A site whose plugin counts the bytes of each session, and can save and restore.
 pub(crate) fn counting(save: &str, restore: &str, more: &str) -> ControlSite {
-    let (folder, port) =
-        (tempfile::tempdir().expect("a folder"), wharf_tests::clients::free_port());
+    let (folder, port) = (tempfile::tempdir().expect("a folder"), wharf_tests::ports::free_port());
     plugin(folder.path(), save, restore);
     let text = format!(
         "[host]\nsessions_max = 1024\nstop_grace = '200ms'\n[control]\nsocket = 'control.sock'\n\
@@ -114,8 +113,7 @@ fn failed_restore_keeps_session_in_old_process() {
 
 #[test]
 fn unrecorded_version_keeps_sessions_in_old_process() {
-    let (folder, port) =
-        (tempfile::tempdir().expect("a folder"), wharf_tests::clients::free_port());
+    let (folder, port) = (tempfile::tempdir().expect("a folder"), wharf_tests::ports::free_port());
     plugin(folder.path(), "", "");
     let next_version = folder.path().join("b.wasm");
     std::fs::write(&next_version, component(&versioned('b', "", ""))).expect("kept");

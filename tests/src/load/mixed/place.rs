@@ -12,10 +12,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::certificates::Certificates;
-use crate::clients::free_port;
 use crate::guests::{built, component, root, wharf_binary};
 use crate::load::api::Api;
 use crate::load::attacks::made::{kept, marked};
+use crate::ports::free_port;
 use crate::rng::Rng;
 
 /// The body of `http`'s answers.
