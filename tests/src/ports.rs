@@ -1,4 +1,4 @@
-//! Free ports for servers, which no other server of a test run and no connection gets.
+//! Ports for servers of tests. A process gets each port once. Processes begin at different ports.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use socket2::{Domain, Socket, Type};
 
-/// Ports that Linux gives to no connection by itself.
+/// Ports that Linux gives to no outgoing connection, by its default range.
 const PORTS: Range<u16> = 10_000..32_768;
 /// Ports between the first candidates of two processes, if their ids follow each other.
 const STRIDE: u32 = 97;
@@ -14,7 +14,7 @@ const STRIDE: u32 = 97;
 /// Candidates of this process so far.
 static ASKED: AtomicU32 = AtomicU32::new(0);
 
-/// A port that is free now. A process gets each port once. Processes begin at different ports.
+/// Returns a port that is free now and that this process did not get before.
 #[must_use]
 pub fn free_port() -> u16 {
     let start = std::process::id().wrapping_mul(STRIDE);
@@ -48,5 +48,11 @@ mod tests {
             threads.into_iter().flat_map(|thread| thread.join().expect("ports")).collect();
         assert_eq!(ports.iter().collect::<BTreeSet<_>>().len(), 2_000);
         assert!(ports.iter().all(|port| PORTS.contains(port)));
+    }
+
+    #[test]
+    fn taken_port_is_not_free() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        assert!(!is_free(taken.local_addr().expect("an address").port()));
     }
 }

@@ -28,7 +28,8 @@ pub(crate) struct Rollout {
     pub(super) pending: PendingChanges,
     /// Progress of the running swap.
     pub(super) progress: Progress,
-    /// Held while a version is published, and while the server begins to stop.
+    /// Held while a swap, a canary or an operator's roll-back publishes, and while the server
+    /// begins to stop. Reloads and automatic roll-backs do not take it.
     pub(super) publishing: Mutex<()>,
     /// New sessions hold it while they start. An atomic migration closes it for a moment.
     pub(super) entrance: RwLock<()>,
@@ -100,8 +101,8 @@ impl Rollout {
         self.entrance.read().await
     }
 
-    /// Calls `begin`, which makes the server stop. No version is published meanwhile, and pending
-    /// changes are called off.
+    /// Calls `begin`, which makes the server stop. No swap, canary or operator's roll-back
+    /// publishes meanwhile. Calls off pending changes.
     pub(crate) fn stop<T>(&self, begin: impl FnOnce() -> T) -> T {
         let begun = {
             let _nothing_comes = lock(&self.publishing);
@@ -112,7 +113,7 @@ impl Rollout {
         begun
     }
 
-    /// Relinquishes the server to another process, or takes it back.
+    /// Sets whether another process owns the server.
     pub(crate) fn relinquish(&self, is_relinquished: bool) {
         let _nothing_comes = lock(&self.publishing);
         self.relinquished.store(is_relinquished, Ordering::Relaxed);
@@ -155,7 +156,7 @@ impl VersionChange {
         self.server.rollout().progress.begins(to)
     }
 
-    /// Calls `publish`, unless the server has begun to stop. The server cannot begin meanwhile.
+    /// Calls `publish`, unless the server stops or is relinquished. Neither can begin meanwhile.
     ///
     /// # Errors
     /// [`SwapError::Stopping`]; `publish` was not called.

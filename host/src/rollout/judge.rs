@@ -64,12 +64,12 @@ pub(super) async fn judge(server: Weak<dyn VersionedServer>, canary: Arc<Canary>
 }
 
 impl VersionChange {
-    /// Gives a running canary to all sessions. If all sessions were to move together and one could
-    /// not, the canary is rolled back.
+    /// Publishes a running canary, and live sessions follow the server's policy. If an atomic
+    /// migration to the canary is called off, the canary is rolled back.
     ///
     /// # Errors
     /// - [`SwapError::NoRoom`]; the canary runs on.
-    /// - [`SwapError::Stopping`]; the server has stopped, and nothing changed.
+    /// - [`SwapError::Stopping`]; if the canary was published, the version before is current again.
     pub(super) async fn promote(&self, canary: &Canary) -> Result<SwapReport, SwapError> {
         let (policy, before) = (self.server.rules().policy, self.server.rollout().procedure());
         let mut report = SwapReport::between(&before, &canary.procedure);

@@ -32,8 +32,8 @@ pub(crate) trait LiveSessions: Send + Sync + 'static {
     /// The sessions that have a version and are not ending.
     fn live(&self) -> Vec<LiveSession>;
 
-    /// The sessions that are not ending, by address: those of versions for which `which` returns 0,
-    /// and those for which it returns 1. Others can use the registry in between.
+    /// Counts the live sessions by address: first those whose version `which` maps to 0, then those
+    /// of 1. The registry stays usable meanwhile.
     fn live_on(&self, which: &dyn Fn(&Arc<EventProcedure>) -> Option<usize>) -> [LiveAddresses; 2];
 
     /// The source that blame counts for a client at this address.

@@ -22,12 +22,12 @@ use crate::telemetry::MigrationFailed;
 const MOVING_MAX: usize = 4;
 /// Rest before each further session is asked, which leaves the CPU to other sessions.
 const REST: Duration = Duration::from_millis(2);
-/// Total rest of a migration, at most. If there are too many sessions for that, it rests after
-/// every n-th session only.
+/// Total rest of a migration of [`MOVING_MAX`] sessions at a time, at most. One session at a time
+/// takes four times as long. With more sessions, only every n-th has a rest.
 const RESTS_MAX: Duration = Duration::from_millis(2_500);
 /// Time that a session in the middle of an event gets before the next one is asked.
 const BUSY_WAIT: Duration = Duration::from_millis(100);
-/// Time after the deadline that a migration gets which has begun before it.
+/// Time after the deadline that a migration gets if it began before the deadline.
 const BEGUN_MAX: Duration = Duration::from_secs(5);
 /// Time that all sessions of a swap have together: ten seconds.
 pub const SWAP_DEADLINE: Duration = Duration::from_secs(10);

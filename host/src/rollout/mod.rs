@@ -72,7 +72,7 @@ pub use self::state_dir::{RecordError, StateDir};
 /// Loads a plugin and swaps it in.
 ///
 /// # Errors
-/// [`SwapError`]. Nothing was changed, except if the current version could not be recorded.
+/// [`SwapError`], which says what changed.
 pub(crate) async fn swap_file(
     server: &Arc<dyn VersionedServer>,
     file: PathBuf,
@@ -200,10 +200,10 @@ async fn start_canary_pending(
     Ok(report)
 }
 
-/// Gives the canary to all sessions at once.
+/// Promotes the canary. New sessions get it, and live sessions follow the server's policy.
 ///
 /// # Errors
-/// [`SwapError`]. Nothing was changed, except if the current version could not be recorded.
+/// [`SwapError`], which says what changed.
 pub(crate) async fn promote(server: &Arc<dyn VersionedServer>) -> Result<SwapReport, SwapError> {
     let change = while_running(server, Rank::Next).await?;
     let canary = server.rollout().canary().ok_or(SwapError::NoCanary)?;
@@ -211,11 +211,11 @@ pub(crate) async fn promote(server: &Arc<dyn VersionedServer>) -> Result<SwapRep
     change.record(change.promote(&canary).await?).await
 }
 
-/// Rolls back the canary or, if none runs, the current version. Calls off every change that is not
-/// published yet, another roll-back included.
+/// Rolls back the canary or, if none runs, the current version. Calls off every swap, canary and
+/// roll-back that is not staged yet.
 ///
 /// # Errors
-/// [`SwapError`]. Nothing was changed, except if the current version could not be recorded.
+/// [`SwapError`], which says what changed.
 pub(crate) async fn roll_back(server: &Arc<dyn VersionedServer>) -> Result<SwapReport, SwapError> {
     server.rollout().pending.call_off();
     let change = while_running(server, Rank::Next).await?;
@@ -225,7 +225,7 @@ pub(crate) async fn roll_back(server: &Arc<dyn VersionedServer>) -> Result<SwapR
     }
     let (revision, known) = server.rollout().revision_before().ok_or(SwapError::NothingBefore)?;
     let number = revision.number;
-    // Until something is published, another roll-back or a stop calls this roll-back off as well.
+    // Until the version is staged, another roll-back or a stop calls this roll-back off as well.
     let pending = server.rollout().pending.add();
     pending
         .unless_called_off(&**server, change.reverify_revision(&revision, pending.stop()))
@@ -253,7 +253,7 @@ pub(crate) async fn roll_back(server: &Arc<dyn VersionedServer>) -> Result<SwapR
     change.record(report).await
 }
 
-/// Takes the lock of swaps, unless the server has stopped.
+/// Takes the lock of swaps, unless the server stops, has stopped or is relinquished.
 async fn while_running(
     server: &Arc<dyn VersionedServer>,
     rank: Rank,

@@ -1,5 +1,4 @@
-//! Swaps, canaries and roll-backs that have published nothing yet. A roll-back or a stop calls them
-//! off.
+//! Swaps, canaries and roll-backs that are not staged yet. A roll-back or a stop calls them off.
 
 use std::sync::{Mutex, MutexGuard};
 

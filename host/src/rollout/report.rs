@@ -50,7 +50,8 @@ pub struct SwapReport {
     /// Time in which neither version handled a session, for each session that moved. In the order
     /// of the moves.
     pub pauses: Vec<Duration>,
-    /// Whether the current version is recorded on disk, so that a start after a crash uses it.
+    /// Whether this change recorded the current version on disk, so that a start after a crash uses
+    /// it. False for the start and the roll-back of a canary.
     pub recorded: bool,
 }
 
@@ -128,7 +129,8 @@ pub enum SwapError {
     /// A roll-back that was requested meanwhile called the swap off.
     #[error("it was called off by a roll-back of this server that was asked for meanwhile")]
     Overtaken,
-    /// The server stops or has stopped.
+    /// The server stops or has stopped. If the new version was published, the version before was
+    /// published again.
     #[error("the server is stopping or stopped")]
     Stopping,
 }

@@ -70,7 +70,7 @@ impl ServerHandle {
     /// Dropping the future may leave some sessions on the old version and some on the new one.
     ///
     /// # Errors
-    /// [`SwapError`]. Nothing was changed, except if the current version could not be recorded.
+    /// [`SwapError`], which says what changed.
     pub async fn swap(
         &self,
         plugin: Arc<Plugin>,
@@ -93,10 +93,10 @@ impl ServerHandle {
         rollout::start_canary(&self.service.versioned(), plugin, options).await
     }
 
-    /// Gives the canary to all sessions at once.
+    /// Promotes the canary. New sessions get it, and live sessions follow the server's policy.
     ///
     /// # Errors
-    /// [`SwapError`]. Nothing was changed, except if the current version could not be recorded.
+    /// [`SwapError`], which says what changed.
     pub async fn promote(&self) -> Result<SwapReport, SwapError> {
         rollout::promote(&self.service.versioned()).await
     }
@@ -104,14 +104,14 @@ impl ServerHandle {
     /// Rolls back the canary or, if none runs, the current version. New and live sessions get the
     /// version before.
     ///
-    /// Calls off every change that is not published yet:
+    /// Calls off every change that is not staged yet:
     /// - swaps and canaries that were requested before,
     /// - another roll-back that is under way.
     ///
     /// Waits for the step that is under way at most, and for no queue of swaps.
     ///
     /// # Errors
-    /// [`SwapError`]. Nothing was changed, except if the current version could not be recorded.
+    /// [`SwapError`], which says what changed.
     pub async fn roll_back(&self) -> Result<SwapReport, SwapError> {
         rollout::roll_back(&self.service.versioned()).await
     }

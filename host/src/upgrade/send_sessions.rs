@@ -22,7 +22,7 @@ use crate::servers::Servers;
 use crate::session::{ProcedureSlot, SessionHandle, SessionSnapshot};
 use crate::work::{WorkError, WorkKind};
 
-/// Number of sessions that are packed while another is sent.
+/// Number of sessions that are packed or sent at a time, at most.
 const PACKED_MAX: usize = 8;
 /// Time that a session may be busy before it stays.
 const BUSY_MAX: Duration = Duration::from_secs(2);
