@@ -38,7 +38,7 @@ fn every_transcript_plays_whole_and_in_bytes() {
         for bytewise in [false, true] {
             play(&story, &mut plain(server.address()), bytewise, &folder.display().to_string());
             // A session that ends may still write to the others.
-            eventually("the last session has ended", || server.session_count() == 0);
+            eventually("the last client has left", || server.clients() == 0);
         }
     }
 }
