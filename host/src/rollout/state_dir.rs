@@ -320,10 +320,19 @@ impl StateDir {
         Ok(())
     }
 
-    /// Removes components that no roll-back needs any more.
+    /// Removes components beyond [`COMPONENTS_MAX`]. Those of versions that were rolled back go
+    /// first, because no roll-back returns to them.
     fn tidy(&self, server: &str, record: &Record) {
         let mut wanted: Vec<&str> = Vec::new();
-        let by_need = |revision: &&Revision| revision.state != RevisionState::Current;
+        let is_current = |one: &&Revision| one.state == RevisionState::Current;
+        let current = record.revisions.iter().find(is_current).map_or(0, |one| one.number);
+        let by_need = |revision: &&Revision| match revision.state {
+            RevisionState::Current => 0,
+            RevisionState::Canary => 1,
+            RevisionState::Superseded if revision.number < current => 2,
+            RevisionState::Superseded => 3,
+            RevisionState::RolledBack(_) => 4,
+        };
         let mut revisions: Vec<_> = record.revisions.iter().rev().collect();
         revisions.sort_by_key(by_need);
         for revision in revisions {
@@ -360,6 +369,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::rng::Rng;
 
     /// A record as the process of version 0.1.0 writes it, with every state and origin.
     const RELEASED: &str = include_str!("record-0.1.0.json");
@@ -375,5 +385,49 @@ mod tests {
         assert!(record.revisions.iter().all(is_sound));
         let released: Value = serde_json::from_str(RELEASED).expect("JSON");
         assert_eq!(serde_json::to_value(&record).expect("JSON"), released);
+    }
+
+    #[test]
+    fn record_keeps_components_of_roll_backs() {
+        let record: Record = serde_json::from_str(RELEASED).expect("a record");
+        let model = &record.revisions[0];
+        for seed in 1..200 {
+            let mut rng = Rng(seed);
+            let count = 2 + rng.throw(31);
+            let current = rng.throw(count);
+            let revision = |number: u64| {
+                let bad = number + 1 != current && rng.throw(8) > 0;
+                let state = match number == current {
+                    true => RevisionState::Current,
+                    false if bad => RevisionState::RolledBack("faults".into()),
+                    false => RevisionState::Superseded,
+                };
+                Revision { number, digest: format!("{number:064x}"), state, ..model.clone() }
+            };
+            let revisions: Vec<_> = (0..count).map(revision).collect();
+            let target = revisions
+                .iter()
+                .rev()
+                .find(|one| one.number < current && one.state == RevisionState::Superseded);
+            let needed: Vec<_> = [Some(&revisions[current as usize]), target]
+                .into_iter()
+                .flatten()
+                .cloned()
+                .collect();
+            files::scratch::with_folder(|folder| {
+                let state_dir = StateDir::at(folder.to_owned());
+                files::own_folder(&state_dir.of("echo")).expect("a folder");
+                for one in &revisions {
+                    fs::write(state_dir.component("echo", &one.digest), b"component")
+                        .expect("room");
+                }
+                state_dir.write_record("echo", "configured".into(), revisions).expect("written");
+                for one in needed {
+                    assert!(state_dir.kept("echo", &one).is_some(), "seed {seed}: {}", one.number);
+                }
+                let kept = fs::read_dir(state_dir.of("echo")).expect("a folder").count();
+                assert!(kept <= COMPONENTS_MAX + 1, "seed {seed}: {kept} files are kept");
+            });
+        }
     }
 }

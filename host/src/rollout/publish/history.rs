@@ -170,11 +170,11 @@ impl History {
         let revision = Revision::new(self.last, procedure.plugin(), how, state);
         self.revisions.push_back((revision, Arc::downgrade(procedure)));
         if self.revisions.len() > HISTORY_MAX {
-            // The current revision may be the oldest of all.
-            let oldest = self
-                .revisions
-                .iter()
-                .position(|(revision, _)| revision.state != RevisionState::Current);
+            // The current revision, or the one to roll back to, may be the oldest of all.
+            let kept = self.before().map(|(before, _)| before.number);
+            let oldest = self.revisions.iter().position(|(revision, _)| {
+                revision.state != RevisionState::Current && Some(revision.number) != kept
+            });
             self.revisions.remove(oldest.unwrap_or(0));
         }
         self.last
