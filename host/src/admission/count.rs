@@ -35,30 +35,21 @@ impl ClientCount {
         self.max.store(max, Ordering::Relaxed);
     }
 
-    pub(super) fn take(self: &Arc<Self>) -> Option<Slots> {
-        self.take_many(1)
-    }
-
-    /// Takes this many slots, or none if there are not enough.
-    pub fn take_many(self: &Arc<Self>, slots: usize) -> Option<Slots> {
+    /// Takes a slot, unless the count is at its ceiling.
+    pub(super) fn take(self: &Arc<Self>) -> Option<Slot> {
         let max = self.max();
-        let room = |taken: usize| {
-            (max == 0 || taken.saturating_add(slots) <= max).then_some(taken + slots)
-        };
+        let room = |taken: usize| (max == 0 || taken < max).then_some(taken + 1);
         self.taken.fetch_update(Ordering::AcqRel, Ordering::Relaxed, room).ok()?;
-        Some(Slots { count: Arc::clone(self), slots })
+        Some(Slot(Arc::clone(self)))
     }
 }
 
-/// Some slots of a client count. Dropping them gives them back.
+/// A slot of a client count. Dropping it gives it back.
 #[derive(Debug)]
-pub struct Slots {
-    count: Arc<ClientCount>,
-    slots: usize,
-}
+pub(super) struct Slot(Arc<ClientCount>);
 
-impl Drop for Slots {
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.count.taken.fetch_sub(self.slots, Ordering::AcqRel);
+        self.0.taken.fetch_sub(1, Ordering::AcqRel);
     }
 }

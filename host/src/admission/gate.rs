@@ -7,7 +7,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 
 use super::addresses::{AddressPlace, Addresses};
-use super::count::Slots;
+use super::count::Slot;
 use super::room::RoomPlace;
 use super::{Change, ClientCount, InstanceRoom, Networks, Refusal, Throttle, ThrottleError};
 use crate::locks::lock;
@@ -22,9 +22,9 @@ pub struct Permit {
 
 #[derive(Debug)]
 struct ClientPlaces {
-    _server: Slots,
-    _tenant: Slots,
-    _process: Slots,
+    _server: Slot,
+    _tenant: Slot,
+    _process: Slot,
     _instance: Option<RoomPlace>,
 }
 

@@ -14,7 +14,7 @@ mod room;
 mod throttle;
 
 pub use addresses::AddressGroup;
-pub use count::{ClientCount, Slots};
+pub use count::ClientCount;
 pub use gate::{Admitted, Gate, Permit, PreAdmitted, SharedLimits};
 pub use networks::{Network, NetworkError, Networks};
 pub use room::InstanceRoom;

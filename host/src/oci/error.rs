@@ -186,7 +186,7 @@ impl RegistryProblem {
     }
 }
 
-/// Plugin without a trusted signature among those that were read, and the parts that were not read.
+/// A plugin has no trusted signature. Some of its signatures may not have been read.
 #[derive(Debug, thiserror::Error)]
 pub struct UnsignedError {
     /// Problem with the signature that is nearest to a trusted one.

@@ -86,9 +86,8 @@ impl Plugin {
     /// Whether both have the same component, name, version and `stateless` mark.
     #[must_use]
     pub fn is_same_as(&self, other: &Self) -> bool {
-        let of =
-            |plugin: &Self| (plugin.digest().to_owned(), plugin.label(), plugin.is_stateless());
-        of(self) == of(other)
+        (self.digest(), self.name(), self.version(), self.is_stateless())
+            == (other.digest(), other.name(), other.version(), other.is_stateless())
     }
     /// The component's file, or the reference by which it was pulled.
     #[must_use]

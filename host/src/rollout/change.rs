@@ -24,13 +24,13 @@ pub(crate) struct Rollout {
     pub(super) blame: Blame,
     /// The lock of swaps.
     exclusive: Arc<Exclusive>,
-    /// Changes that have not published their version yet.
+    /// Changes that are not staged yet.
     pub(super) pending: PendingChanges,
     /// Progress of the running swap.
     pub(super) progress: Progress,
     /// Held while a swap, a canary or an operator's roll-back publishes, and while the server
     /// begins to stop. Reloads and automatic roll-backs do not take it.
-    pub(super) publishing: Mutex<()>,
+    publishing: Mutex<()>,
     /// New sessions hold it while they start. An atomic migration closes it for a moment.
     pub(super) entrance: RwLock<()>,
     /// Where the history is recorded.

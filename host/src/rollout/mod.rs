@@ -65,7 +65,7 @@ pub use self::rules::{
     VERSIONS_MAX,
 };
 pub(crate) use self::session_end::count_session_end;
-pub(crate) use self::stage::has_room_for;
+pub(crate) use self::stage::{has_room_for, load_for_swap};
 pub(crate) use self::state_dir::Recorded;
 pub use self::state_dir::{RecordError, StateDir};
 

@@ -25,11 +25,9 @@ impl PendingChanges {
         PendingChange { all: self, stop }
     }
 
-    /// Calls off all pending changes and returns their number.
-    pub(super) fn call_off(&self) -> usize {
-        let all = self.all();
-        all.iter().for_each(Stop::ask);
-        all.len()
+    /// Calls off all pending changes.
+    pub(super) fn call_off(&self) {
+        self.all().iter().for_each(Stop::ask);
     }
 
     fn all(&self) -> MutexGuard<'_, Vec<Stop>> {

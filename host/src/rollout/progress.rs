@@ -90,7 +90,7 @@ impl Progress {
         }
     }
 
-    /// Updates the counts of sessions. `stayed` includes those that were not asked.
+    /// Updates the counts of sessions. `stayed` also counts the sessions that were not asked.
     pub(super) fn answered(&self, moved: usize, stayed: usize, ended: usize) {
         if let Some(Going { seen, pinned, .. }) = &mut *self.going() {
             (seen.moved, seen.stayed) = (moved, stayed.saturating_sub(*pinned));

@@ -1,6 +1,6 @@
 //! The end of a session: blame, canary and probation count it, and a fault may be replayed.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use super::blame::{Blamed, PendingReplay, Source};
@@ -10,8 +10,8 @@ use super::watch::decide_when_due;
 use crate::plugin::EventProcedure;
 
 /// Counts the end of a session, by a fault of its plugin or well. The breaker counts elsewhere.
-pub(crate) fn count_session_end(
-    server: &Arc<dyn VersionedServer>,
+pub(crate) fn count_session_end<S: VersionedServer>(
+    server: &Arc<S>,
     source: Source,
     procedure: &Arc<EventProcedure>,
     mut blamed: Option<Blamed>,
@@ -32,8 +32,8 @@ pub(crate) fn count_session_end(
 
 /// Counts the end of a session for a version on probation. Returns the fault to replay. Starts the
 /// decision about the version when it is due.
-fn count_on_probation(
-    server: &Arc<dyn VersionedServer>,
+fn count_on_probation<S: VersionedServer>(
+    server: &Arc<S>,
     procedure: &Arc<EventProcedure>,
     source: Source,
     blamed: Option<&Blamed>,
@@ -44,7 +44,8 @@ fn count_on_probation(
         (pending, begins, probation.suspect.comparison())
     })?;
     if begins {
-        env::spawn(server.runtime(), decide_when_due(Arc::downgrade(server), comparison));
+        let weak: Weak<S> = Arc::downgrade(server);
+        env::spawn(server.runtime(), decide_when_due(weak, comparison));
     }
     pending
 }

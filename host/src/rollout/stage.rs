@@ -2,12 +2,12 @@
 
 use std::any::Any;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::change::{VersionChange, VersionedServer};
 use super::env;
-use super::fetch::{bytes_of, fetch, fetch_again, is_pulled, reverify};
+use super::fetch::{FetchError, bytes_of, fetch, fetch_again, is_pulled, reverify};
 use super::live::LiveSessions;
 use super::pending::PendingChange;
 use super::publish::Revision;
@@ -51,6 +51,21 @@ pub(super) fn has_room_beside(
     Err(SwapError::TooManyVersions(names.join(", ")))
 }
 
+/// Loads a plugin for a swap, from a file or from its registry, under the grants of this server.
+/// Blocks for milliseconds to minutes, and stops early if `stop` is set.
+///
+/// # Errors
+/// [`FetchError`].
+pub(crate) fn load_for_swap(
+    server: &dyn LiveSessions,
+    place: &Path,
+    stop: &Stop,
+) -> Result<Arc<Plugin>, FetchError> {
+    let registries = server.registries();
+    let pull = registries.config().pull.just_named();
+    fetch(place, (&registries, pull), &server.loader(), &server.grants(), stop)
+}
+
 impl PendingChange<'_> {
     /// Loads a plugin from a file or from its registry, under the grants of this server.
     pub(super) async fn load(
@@ -59,11 +74,7 @@ impl PendingChange<'_> {
         file: PathBuf,
     ) -> Result<Arc<Plugin>, SwapError> {
         let (loads, stop) = (Arc::clone(server), self.stop());
-        let load = move || {
-            let registries = loads.registries();
-            let pull = registries.config().pull.just_named();
-            fetch(&file, (&registries, pull), &loads.loader(), &loads.grants(), &stop)
-        };
+        let load = move || load_for_swap(&*loads, &file, &stop);
         let loading = env::run_blocking(server.work(WorkKind::Long), load);
         let loaded = self.unless_called_off(&**server, loading).await?;
         Ok(loaded??)

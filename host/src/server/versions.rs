@@ -7,7 +7,7 @@ use super::handle::ServerHandle;
 use crate::plugin::{EventProcedure, Plugin};
 use crate::rollout::{
     self, CanaryOptions, CanaryStatus, FetchError, LiveSessions, Revision, SwapError, SwapPolicy,
-    SwapProgress, SwapReport, fetch,
+    SwapProgress, SwapReport,
 };
 use crate::work::Stop;
 
@@ -19,10 +19,7 @@ impl ServerHandle {
     /// # Errors
     /// [`FetchError`].
     pub fn load_for_swap(&self, place: &Path) -> Result<Arc<Plugin>, FetchError> {
-        let (server, registries) = (&self.service, self.service.registries());
-        let pull = registries.config().pull.just_named();
-        let (loader, grants) = (LiveSessions::loader(&**server), server.grants());
-        fetch(place, (&registries, pull), &loader, &grants, &Stop::default())
+        rollout::load_for_swap(&*self.service, place, &Stop::default())
     }
 
     /// Loads a plugin as [`ServerHandle::load_for_swap`] does, and swaps it in with

@@ -140,6 +140,6 @@ impl Service {
                 if blamed.is_some() { EndKind::Faulted } else { EndKind::Well },
             );
         }
-        count_session_end(&self.versioned(), source, procedure, blamed);
+        count_session_end(self, source, procedure, blamed);
     }
 }

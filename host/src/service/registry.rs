@@ -9,6 +9,7 @@ use crate::admission::AddressGroup;
 use crate::event::{Broadcast, NameError, Peers, Port, SendError};
 use crate::locks::lock;
 use crate::plugin::EventProcedure;
+use crate::rollout::LiveSession;
 use crate::rollout::blame::LiveAddresses;
 use crate::session::{ProcedureSlot, SessionHandle};
 
@@ -202,7 +203,7 @@ impl Registry {
     }
 
     /// All sessions that are not ending, with their procedure slots.
-    pub(crate) fn handled(&self) -> Vec<(Arc<SessionHandle>, Arc<ProcedureSlot<EventProcedure>>)> {
+    pub(crate) fn handled(&self) -> Vec<LiveSession> {
         let of =
             |(_, member): (u64, &Member)| (Arc::clone(&member.handle), Arc::clone(&member.slot));
         self.members().active().map(of).collect()

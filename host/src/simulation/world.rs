@@ -308,7 +308,7 @@ async fn session(world: Rc<World>, service: Arc<Service>) {
         world.possible.borrow_mut().faults(SimHost::shared().number_of(&on));
         Blamed { event: "on-read", kind: FaultKind::Trap("injected"), evidence: None }
     });
-    count_session_end(&service.versioned(), service.source(handle.info().peer.ip()), &on, blamed);
+    count_session_end(&service, service.source(handle.info().peer.ip()), &on, blamed);
     presence.leave();
     drop(task);
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::error::OfferError;
 use super::send_sessions;
-use crate::handover::{ControlEndpoint, SessionsSent, ToNew, ToOld};
+use crate::handover::{ControlEndpoint, SessionsSent, ToNew, ToOld, send_message};
 use crate::net::FdChannel;
 use crate::server::ServerHandle;
 use crate::servers::Servers;
@@ -96,8 +96,7 @@ fn offer(
     for (endpoint, socket) in endpoints {
         give(fd_channel, &ToNew::Endpoint { endpoint }, &socket)?;
     }
-    let head = serde_json::to_vec(&ToNew::Start).map_err(io::Error::from)?;
-    fd_channel.send(&head, &[], None)?;
+    send_message(fd_channel, &ToNew::Start)?;
     let answer = fd_channel.receive()?;
     match serde_json::from_slice(&answer.head) {
         Ok(ToOld::Serves { endpoints }) => Ok(endpoints),

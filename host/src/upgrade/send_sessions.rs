@@ -16,10 +16,10 @@ use crate::handover::{
 };
 use crate::locks::lock;
 use crate::net::FdChannel;
-use crate::plugin::EventProcedure;
+use crate::rollout::LiveSession;
 use crate::server::ServerHandle;
 use crate::servers::Servers;
-use crate::session::{ProcedureSlot, SessionHandle, SessionSnapshot};
+use crate::session::SessionSnapshot;
 use crate::work::{WorkError, WorkKind};
 
 /// Number of sessions that are packed or sent at a time, at most.
@@ -32,13 +32,11 @@ const SAVE_MAX: Duration = Duration::from_secs(10);
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 /// Time that all sessions may take. A session that has not moved by then stays.
 const MOVE_MAX: Duration = Duration::from_secs(120);
-/// Numbers that sessions of the old process may still get. A session with a higher number cannot
-/// move.
+/// Numbers left for sessions that the old process still accepts. A session with a higher number may
+/// meet one of the new process with the same number, and then stays.
 const IDS_SPARE: u64 = 1_000_000;
 /// Number of searches for sessions that began meanwhile.
 const LOOKS_MAX: usize = 5;
-
-type Handled = (Arc<SessionHandle>, Arc<ProcedureSlot<EventProcedure>>);
 
 /// Transfers every session that can move to the process at the other end.
 pub(super) async fn transfer_all(servers: &Servers, fd_channel: FdChannel) -> SessionsSent {
@@ -95,7 +93,7 @@ pub(super) fn ids_above(last: u64) -> u64 {
 /// Sends one session, or returns why it stays.
 async fn send_session(
     server: &ServerHandle,
-    (handle, slot): Handled,
+    (handle, slot): LiveSession,
     send: &Arc<SendSession>,
     ends: Instant,
 ) -> Result<(), LeaveError> {

@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use wharf::plugin::{InstanceLimits, Plugin};
 use wharf::server::{
-    BreakerLimits, BreakerState, CanaryOptions, CanaryRules, HostConfig, Quantity, RevisionState,
-    ServerBuilder, ServerHandle, SwapError, SwapPolicy, SwapRules,
+    BreakerLimits, BreakerState, CanaryOptions, CanaryRules, HISTORY_MAX, HostConfig, Quantity,
+    RevisionState, ServerBuilder, ServerHandle, SwapError, SwapPolicy, SwapRules,
 };
 use wharf::servers::{Plan, Servers};
 use wharf::session::SessionStats;
@@ -362,6 +362,21 @@ fn abandoned_swaps_still_count_against_the_limit() {
     assert!((0..20).any(some), "none was refused");
     drop(slow);
     asks.join().expect("it has ended");
+}
+
+#[test]
+fn long_history_keeps_the_version_to_return_to() {
+    let server = versions(SwapRules::default()).start().expect("it starts");
+    let back = || host().runtime().block_on(server.roll_back());
+    swap(&server, version('b'), SwapPolicy::HandOff);
+    let bad = version('c');
+    for _ in 0..=HISTORY_MAX {
+        swap(&server, Arc::clone(&bad), SwapPolicy::HandOff);
+        assert_eq!(back().expect("it goes back").revision, 2);
+    }
+    assert_eq!(server.revisions().len(), HISTORY_MAX);
+    assert_eq!(back().expect("and further").revision, 1);
+    next(&mut Client::connect(server.address()), 'a', 1);
 }
 
 #[test]

@@ -170,14 +170,23 @@ impl History {
         let revision = Revision::new(self.last, procedure.plugin(), how, state);
         self.revisions.push_back((revision, Arc::downgrade(procedure)));
         if self.revisions.len() > HISTORY_MAX {
-            // The current revision, or the one to roll back to, may be the oldest of all.
-            let kept = self.before().map(|(before, _)| before.number);
-            let oldest = self.revisions.iter().position(|(revision, _)| {
-                revision.state != RevisionState::Current && Some(revision.number) != kept
-            });
-            self.revisions.remove(oldest.unwrap_or(0));
+            self.forget_one();
         }
         self.last
+    }
+
+    /// Forgets the oldest revision of the more frequent kind: rolled back, or superseded. So bad
+    /// versions do not push out the versions to roll back to, however many come.
+    fn forget_one(&mut self) {
+        let is_bad =
+            |(revision, _): &(Revision, _)| matches!(revision.state, RevisionState::RolledBack(_));
+        let bad = self.revisions.iter().filter(|one| is_bad(one)).count();
+        let forgets_bad = bad * 2 > self.revisions.len();
+        let oldest = self.revisions.iter().position(|one| match forgets_bad {
+            true => is_bad(one),
+            false => one.0.state == RevisionState::Superseded,
+        });
+        oldest.map(|at| self.revisions.remove(at));
     }
 
     fn supersede(&mut self) {
@@ -188,8 +197,9 @@ impl History {
         }
     }
 
-    /// Makes a known version the current one and returns the number of its revision.
-    pub(super) fn make_current(&mut self, procedure: &Arc<EventProcedure>) -> u64 {
+    /// Makes a version the current one. A version that the history has forgotten gets a new
+    /// revision.
+    pub(super) fn make_current(&mut self, procedure: &Arc<EventProcedure>) {
         // One component may have several revisions. Preferred are, in this order: the revision of
         // this very procedure, the current revision, the last revision.
         let rank = |(revision, known): &(Revision, Weak<EventProcedure>)| match () {
@@ -202,25 +212,17 @@ impl History {
         let ranked = self.revisions.iter().filter_map(|one| Some((rank(one)?, one.0.number)));
         match ranked.max() {
             Some((_, number)) => self.make_revision_current(number, procedure),
-            None => self.put(procedure, RevisionOrigin::Reload, RevisionState::Current),
+            None => _ = self.put(procedure, RevisionOrigin::Reload, RevisionState::Current),
         }
     }
 
-    /// Makes the revision with this number, which has this procedure, the current one. Returns its
-    /// number.
-    pub(super) fn make_revision_current(
-        &mut self,
-        number: u64,
-        procedure: &Arc<EventProcedure>,
-    ) -> u64 {
+    /// Makes the revision with this number, which has this procedure, the current one. The history
+    /// has the revision, because only a holder of the lock of swaps adds others.
+    pub(super) fn make_revision_current(&mut self, number: u64, procedure: &Arc<EventProcedure>) {
         self.supersede();
-        match self.revisions.iter_mut().find(|(one, _)| one.number == number) {
-            Some((revision, known)) => {
-                (revision.state, *known) = (RevisionState::Current, Arc::downgrade(procedure));
-                number
-            }
-            // The revision was forgotten meanwhile.
-            None => self.put(procedure, RevisionOrigin::Reload, RevisionState::Current),
+        let found = self.revisions.iter_mut().find(|(one, _)| one.number == number);
+        if let Some((revision, known)) = found {
+            (revision.state, *known) = (RevisionState::Current, Arc::downgrade(procedure));
         }
     }
 
