@@ -104,7 +104,8 @@ pub fn component(file: &Path, wit: &Path, world: Option<&str>) -> Result<Vec<u8>
 pub(super) fn without_debug_sections(module: Vec<u8>) -> Vec<u8> {
     const HEADER_BYTES: usize = 8;
     const CUSTOM: u8 = 0;
-    let mut kept = module.get(..HEADER_BYTES).unwrap_or_default().to_vec();
+    let Some(header) = module.get(..HEADER_BYTES) else { return module };
+    let mut kept = header.to_vec();
     let mut at = HEADER_BYTES;
     while let Some(&id) = module.get(at) {
         let Some(next) =
@@ -113,10 +114,11 @@ pub(super) fn without_debug_sections(module: Vec<u8>) -> Vec<u8> {
             return module;
         };
         let Some(section) = module.get(at..next) else { return module };
+        // A name that ends outside of its section is none.
         let name = || {
-            let (_, content) = number(&module, at + 1)?;
-            let (length, name) = number(&module, content)?;
-            module.get(name..name.checked_add(length)?)
+            let (_, content) = number(section, 1)?;
+            let (length, name) = number(section, content)?;
+            section.get(name..name.checked_add(length)?)
         };
         if id != CUSTOM || !name().is_some_and(|name| name.starts_with(b".debug_")) {
             kept.extend_from_slice(section);

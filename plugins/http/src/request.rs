@@ -57,21 +57,22 @@ pub(crate) fn parse(
     }
     // Bytes beyond the limit are not searched, however many follow.
     let head_part = &data[blank..data.len().min(blank + head_max)];
-    let Some(end) = find(head_part, b"\r\n\r\n").map(|at| blank + at) else {
-        let line_end = find(head_part, b"\r\n");
-        // Bytes that cannot become a request are refused at once, before more of them arrive.
-        first_line(&head_part[..line_end.unwrap_or(head_part.len())], line_end.is_some())?;
+    // The first line is judged first, so that the answer does not depend on how the bytes arrive.
+    // Bytes that cannot become a request are refused before more of them arrive.
+    let line_end = find(head_part, b"\r\n");
+    let line = &head_part[..line_end.unwrap_or(head_part.len())];
+    let first = first_line(line, line_end.is_some())?;
+    let (Some((method, target, minor)), Some(end)) = (first, find(head_part, b"\r\n\r\n")) else {
         return if data.len() - blank > head_max { Err(Problem::HeadTooLarge) } else { Ok(None) };
     };
-    let length = end + 4;
+    let length = blank + end + 4;
     if length > head_max {
         return Err(Problem::HeadTooLarge);
     }
-    let head = std::str::from_utf8(&data[blank..end]).map_err(|_| Problem::Bad)?;
-    let mut lines = Lines(Some(head));
-    let line = lines.next().unwrap_or_default();
-    let (method, target, minor) = first_line(line.as_bytes(), true)?.ok_or(Problem::Bad)?;
-    let fields = Fields::read(lines)?;
+    // Without fields, the empty line is the end of the first line.
+    let fields = head_part.get(line.len() + 2..end);
+    let fields = fields.map(std::str::from_utf8).transpose().map_err(|_| Problem::Bad)?;
+    let fields = Fields::read(Lines(fields))?;
     if minor == 1 && fields.hosts != 1 {
         return Err(Problem::Bad);
     }
