@@ -2,7 +2,7 @@
 //! for a bad version. `load -- swaps` runs the same at full size.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use wharf::server::{Host, HostConfig, SwapPolicy};
 use wharf_tests::guests::{bundled, rebuilt};
@@ -51,24 +51,23 @@ fn swaps_fail_no_request_of_wrk_or_curl() {
     let url = format!("http://{}/", server.address());
     let wrk =
         ["--connections", "32", "--threads", "2", "--duration", "4s", "--timeout", "5s", &url];
-    let wrk = Command::new("wrk")
+    let builds = [rebuilt("plugins/http", "a"), rebuilt("plugins/http", "b")];
+    let mut wrk = Command::new("wrk")
         .args(wrk)
         .stdout(std::process::Stdio::piped())
         .spawn()
         .expect("wrk runs");
-    let builds = [rebuilt("plugins/http", "a"), rebuilt("plugins/http", "b")];
-    let start = Instant::now();
-    let (mut swaps, mut moved) = (0, 0);
+    let mut moved = 0;
     for build in builds.iter().cycle() {
         let report = swap(&server, std::sync::Arc::clone(build), SwapPolicy::HandOff);
         assert!(report.stayed.is_empty() && !report.rolled_back, "{report:?}");
-        (swaps, moved) = (swaps + 1, moved + report.moved);
+        moved += report.moved;
         let curl = Command::new("curl")
             .args(["--silent", "--fail", "--max-time", "5", &url, &url])
             .output();
         let curl = curl.expect("curl runs");
         assert!(curl.status.success() && curl.stdout == b"it\nit\n", "{curl:?}");
-        if start.elapsed() > Duration::from_secs(4) {
+        if wrk.try_wait().expect("a child").is_some() {
             break;
         }
         // The test is about one swap each 100 ms, so it waits for nothing here.
@@ -82,6 +81,6 @@ fn swaps_fail_no_request_of_wrk_or_curl() {
         "{said}"
     );
     // The number of swaps depends on the machine.
-    assert!(swaps > 1 && moved > (swaps - 1) * 20, "{swaps} swaps moved {moved}");
+    assert!(moved >= 2 * 32, "{moved} sessions moved");
     assert!(server.counters().faults.is_empty(), "{:?}", server.counters().faults);
 }
