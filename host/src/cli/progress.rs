@@ -15,7 +15,7 @@ use crate::control::{Client, ClientError};
 const ASKED_EVERY: Duration = Duration::from_millis(200);
 /// Time that such an answer may take. Without an answer nothing is shown.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
-/// Without a terminal, the least time between two lines about the same stage.
+/// Without a terminal, the least time between two lines about the same phase.
 const SAID_EVERY: Duration = Duration::from_secs(1);
 
 /// Sends a request, and shows the progress of the swap at `path` until the answer comes.
@@ -49,19 +49,19 @@ pub(super) async fn watched(client: &Client, ask: Ask, path: &str) -> Result<Byt
 struct Said {
     terminal: bool,
     line: String,
-    stage: String,
+    phase: String,
     at: Option<Instant>,
 }
 
 impl Said {
     fn hear(&mut self, seen: &Value) {
         let Some(line) = line(&seen["under_way"]).filter(|line| *line != self.line) else { return };
-        let stage = seen["under_way"]["stage"].as_str().unwrap_or_default();
+        let phase = seen["under_way"]["stage"].as_str().unwrap_or_default();
         let soon = self.at.is_some_and(|at| at.elapsed() < SAID_EVERY);
-        if soon && !self.terminal && stage == self.stage {
+        if soon && !self.terminal && phase == self.phase {
             return;
         }
-        (self.at, self.stage) = (Some(Instant::now()), stage.to_owned());
+        (self.at, self.phase) = (Some(Instant::now()), phase.to_owned());
         let mut out = std::io::stderr();
         // A closed standard error is no reason to stop.
         let _ = match self.terminal {

@@ -314,8 +314,8 @@ struct Progress {
 
 impl UnderWay {
     pub(super) fn of(seen: Option<SwapProgress>) -> Self {
-        let progress = |SwapProgress { to, stage, of, moved, stayed, ended }| {
-            let stage = stage.name();
+        let progress = |SwapProgress { to, phase, of, moved, stayed, ended }| {
+            let stage = phase.name();
             Progress { to, stage, of, moved, stayed, ended }
         };
         Self { under_way: seen.map(progress) }

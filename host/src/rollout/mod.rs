@@ -56,7 +56,7 @@ pub use self::fetch::FetchError;
 pub(crate) use self::fetch::{fetch, fetch_again, refused_load, refused_pull, reverify};
 pub(crate) use self::live::{IdleTask, LiveSession, LiveSessions};
 pub use self::migrate::SWAP_DEADLINE;
-pub use self::progress::{SwapProgress, SwapStage};
+pub use self::progress::{SwapPhase, SwapProgress};
 pub(crate) use self::publish::History;
 pub use self::publish::{HISTORY_MAX, Revision, RevisionOrigin, RevisionState};
 pub use self::report::{SwapError, SwapReport};

@@ -5,9 +5,9 @@ use std::sync::{Mutex, MutexGuard};
 use crate::locks::lock;
 use crate::plugin::Plugin;
 
-/// Stage of a swap.
+/// Phase of a swap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SwapStage {
+pub enum SwapPhase {
     /// The host tries and keeps the new version.
     Trying,
     /// Live sessions are asked to move.
@@ -16,7 +16,7 @@ pub enum SwapStage {
     MovingBack,
 }
 
-impl SwapStage {
+impl SwapPhase {
     /// Stable name.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -33,8 +33,8 @@ impl SwapStage {
 pub struct SwapProgress {
     /// Name and version that live sessions move to.
     pub to: String,
-    /// Stage of the swap.
-    pub stage: SwapStage,
+    /// Phase of the swap.
+    pub phase: SwapPhase,
     /// Number of sessions that are to move.
     pub of: usize,
     /// Number of sessions that have moved.
@@ -71,8 +71,8 @@ impl Drop for UnderWay<'_> {
 impl Progress {
     /// Records that a swap begins. The caller holds the lock of swaps.
     pub(super) fn begins(&self, to: &Plugin) -> UnderWay<'_> {
-        let (stage, digest) = (SwapStage::Trying, to.digest().to_owned());
-        let seen = SwapProgress { to: to.label(), stage, of: 0, moved: 0, stayed: 0, ended: 0 };
+        let (phase, digest) = (SwapPhase::Trying, to.digest().to_owned());
+        let seen = SwapProgress { to: to.label(), phase, of: 0, moved: 0, stayed: 0, ended: 0 };
         *self.going() = Some(Going { seen, digest, pinned: 0 });
         UnderWay(self)
     }
@@ -83,8 +83,8 @@ impl Progress {
         if let Some(going) = &mut *self.going() {
             let seen = &mut going.seen;
             let forth = going.digest == to.digest() && seen.to == to.label();
-            (seen.stage, seen.of) =
-                (if forth { SwapStage::Moving } else { SwapStage::MovingBack }, sessions);
+            (seen.phase, seen.of) =
+                (if forth { SwapPhase::Moving } else { SwapPhase::MovingBack }, sessions);
             (seen.moved, seen.stayed, seen.ended) = (0, 0, 0);
             going.pinned = pinned;
         }

@@ -32,8 +32,8 @@ pub use sessions::SessionView;
 
 pub use crate::rollout::{
     CanaryOptions, CanaryRules, CanaryStatus, FetchError, HISTORY_MAX, HeldUp, RecordError,
-    Revision, RevisionOrigin, RevisionState, SWAP_DEADLINE, StateDir, SwapError, SwapPolicy,
-    SwapProgress, SwapReport, SwapRules, SwapStage, UnknownHeldUpError, UnknownSwapPolicyError,
+    Revision, RevisionOrigin, RevisionState, SWAP_DEADLINE, StateDir, SwapError, SwapPhase,
+    SwapPolicy, SwapProgress, SwapReport, SwapRules, UnknownHeldUpError, UnknownSwapPolicyError,
     VERSIONS_MAX,
 };
 pub use crate::service::{
