@@ -36,9 +36,9 @@ pub enum RegistryProblem {
     #[error("the registry did not deliver it within {} \
         (`registry.timeout`)", humantime::format_duration(*.0))]
     TooSlow(Duration),
-    /// Not a failure: a stop or a roll-back called it off.
+    /// Not a failure: a stop or a roll-back cancelled it.
     #[error("it was called off")]
-    CalledOff,
+    Cancelled,
     /// Registry: no bytes came for this long.
     #[error("the registry said nothing for {}", humantime::format_duration(*.0))]
     Silent(Duration),

@@ -99,7 +99,7 @@ impl Registries {
         self.fetch_until(reference, policy, &Stop::default())
     }
 
-    /// Fetches as [`Registries::fetch_by`] does, until `stop` calls it off. Blocks as well.
+    /// Fetches as [`Registries::fetch_by`] does, until `stop` cancels it. Blocks as well.
     ///
     /// # Errors
     /// [`RegistryError`]. The content of the store stays.
@@ -309,7 +309,7 @@ impl Order<'_> {
 }
 
 /// Runs the work on a reactor of its own on this thread, so that no other thread has part of it.
-/// The work ends at `timeout` or when `stop` calls it off. A hanging look-up of a name is left
+/// The work ends at `timeout` or when `stop` cancels it. A hanging look-up of a name is left
 /// behind.
 pub(super) fn on_this_thread<T>(
     registry_config: &RegistryConfig,
@@ -324,7 +324,7 @@ pub(super) fn on_this_thread<T>(
     let done = runtime.block_on(async {
         tokio::select! {
             done = tokio::time::timeout(registry_config.timeout, work) => done,
-            () = stop.asked() => Ok(Err(RegistryProblem::CalledOff)),
+            () = stop.asked() => Ok(Err(RegistryProblem::Cancelled)),
         }
     });
     runtime.shutdown_background();

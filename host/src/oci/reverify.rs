@@ -23,10 +23,10 @@ impl Registries {
         self.reverify_until(reference, &Stop::default())
     }
 
-    /// Does the same as [`Registries::reverify`] until `stop` calls it off. Blocks as well.
+    /// Does the same as [`Registries::reverify`] until `stop` cancels it. Blocks as well.
     ///
     /// # Errors
-    /// [`RegistryError`] if the plugin is not trusted or the call was called off.
+    /// [`RegistryError`] if the plugin is not trusted or the call was cancelled.
     pub(crate) fn reverify_until(
         &self,
         reference: &Reference,

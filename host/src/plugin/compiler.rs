@@ -393,7 +393,7 @@ mod tests {
         );
     }
     #[test]
-    fn called_off_compiler_ends_with_all_it_started() {
+    fn cancelled_compiler_ends_with_all_it_started() {
         let mut rng = Rng(7);
         for script in [
             "sleep 30",
@@ -422,7 +422,7 @@ mod tests {
                 Compiler { program: program.clone(), memory_max_bytes: 1 << 30, time_max };
             let error = compiler
                 .compile(&vec![0; 1 << 20], &stop, &Quota::default())
-                .expect_err("it was called off");
+                .expect_err("it was cancelled");
             assert!(format!("{error:#}").contains("called off"), "{script}: {error:#}");
             calls.join().expect("no panic");
             std::fs::remove_file(program).expect("it was there");

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn talk_ends_when_it_is_called_off() {
+    fn talk_ends_when_it_is_cancelled() {
         let stop = Stop::default();
         let deadline_io = DeadlineIo::of(Duration::from_secs(600), stop.clone());
         let calls = thread::spawn(move || {

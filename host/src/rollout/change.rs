@@ -102,14 +102,14 @@ impl Rollout {
     }
 
     /// Calls `begin`, which makes the server stop. No swap, canary or operator's roll-back
-    /// publishes meanwhile. Calls off pending changes.
+    /// publishes meanwhile. Cancels pending changes.
     pub(crate) fn stop<T>(&self, begin: impl FnOnce() -> T) -> T {
         let begun = {
             let _nothing_comes = lock(&self.publishing);
             begin()
         };
         // This frees the work threads of those changes for other servers.
-        self.pending.call_off();
+        self.pending.cancel();
         begun
     }
 

@@ -102,7 +102,7 @@ async fn swap_pending(
     policy: SwapPolicy,
     pending: &PendingChange<'_>,
 ) -> Result<SwapReport, SwapError> {
-    let change = pending.unless_called_off(&**server, without_canary(server)).await??;
+    let change = pending.unless_cancelled(&**server, without_canary(server)).await??;
     let before = server.rollout().procedure();
     let _under_way = change.begins(&plugin);
     // If the version is current already, sessions on other versions are only asked again.
@@ -158,7 +158,7 @@ async fn start_canary_pending(
     options: CanaryOptions,
     pending: &PendingChange<'_>,
 ) -> Result<SwapReport, SwapError> {
-    let change = pending.unless_called_off(&**server, without_canary(server)).await??;
+    let change = pending.unless_cancelled(&**server, without_canary(server)).await??;
     let rules = options.applied_to(server.rules().canary);
     if let Some((key, problem)) = rules.problems().into_iter().next() {
         return Err(SwapError::Canary(key, problem));
@@ -211,13 +211,13 @@ pub(crate) async fn promote(server: &Arc<dyn VersionedServer>) -> Result<SwapRep
     change.record(change.promote(&canary).await?).await
 }
 
-/// Rolls back the canary or, if none runs, the current version. Calls off every swap, canary and
+/// Rolls back the canary or, if none runs, the current version. Cancels every swap, canary and
 /// roll-back that is not staged yet.
 ///
 /// # Errors
 /// [`SwapError`], which says what changed.
 pub(crate) async fn roll_back(server: &Arc<dyn VersionedServer>) -> Result<SwapReport, SwapError> {
-    server.rollout().pending.call_off();
+    server.rollout().pending.cancel();
     let change = while_running(server, Rank::Next).await?;
     if let Some(canary) = server.rollout().canary() {
         let _under_way = change.begins(server.rollout().procedure().plugin());
@@ -225,16 +225,16 @@ pub(crate) async fn roll_back(server: &Arc<dyn VersionedServer>) -> Result<SwapR
     }
     let (revision, known) = server.rollout().revision_before().ok_or(SwapError::NothingBefore)?;
     let number = revision.number;
-    // Until the version is staged, another roll-back or a stop calls this roll-back off as well.
+    // Until the version is staged, another roll-back or a stop cancels this roll-back as well.
     let pending = server.rollout().pending.add();
     pending
-        .unless_called_off(&**server, change.reverify_revision(&revision, pending.stop()))
+        .unless_cancelled(&**server, change.reverify_revision(&revision, pending.stop()))
         .await??;
     let plugin = match known {
         Some(known) => Arc::clone(known.plugin()),
         None => {
             let loaded = change.load_again(revision, pending.stop());
-            pending.unless_called_off(&**server, loaded).await??
+            pending.unless_cancelled(&**server, loaded).await??
         }
     };
     let bad = server.rollout().procedure();

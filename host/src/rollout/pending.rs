@@ -1,4 +1,4 @@
-//! Swaps, canaries and roll-backs that are not staged yet. A roll-back or a stop calls them off.
+//! Swaps, canaries and roll-backs that are not staged yet. A roll-back or a stop cancels them.
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -25,8 +25,8 @@ impl PendingChanges {
         PendingChange { all: self, stop }
     }
 
-    /// Calls off all pending changes.
-    pub(super) fn call_off(&self) {
+    /// Cancels all pending changes.
+    pub(super) fn cancel(&self) {
         self.all().iter().for_each(Stop::ask);
     }
 
@@ -44,17 +44,17 @@ impl Drop for PendingChange<'_> {
 }
 
 impl PendingChange<'_> {
-    /// Returns the stop signal that calls this change off.
+    /// Returns the stop signal that cancels this change.
     pub(super) fn stop(&self) -> Stop {
         self.stop.clone()
     }
 
-    /// Awaits a step of this change, unless the change is called off. Cancel safe if the step is.
+    /// Awaits a step of this change, unless the change is cancelled. Cancel safe if the step is.
     ///
     /// # Errors
     /// - [`SwapError::Stopping`] if the server stops.
-    /// - [`SwapError::Overtaken`] if a roll-back called the change off.
-    pub(super) async fn unless_called_off<T>(
+    /// - [`SwapError::Overtaken`] if a roll-back cancelled the change.
+    pub(super) async fn unless_cancelled<T>(
         &self,
         server: &dyn LiveSessions,
         step: impl Future<Output = T>,

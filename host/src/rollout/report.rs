@@ -126,7 +126,7 @@ pub enum SwapError {
     /// A step of the swap was not done, by no fault of the version.
     #[error(transparent)]
     Work(#[from] WorkError),
-    /// A roll-back that was requested meanwhile called the swap off.
+    /// A roll-back that was requested meanwhile cancelled the swap.
     #[error("it was called off by a roll-back of this server that was asked for meanwhile")]
     Overtaken,
     /// The server stops or has stopped. If the new version was published, the version before was

@@ -76,7 +76,7 @@ impl PendingChange<'_> {
         let (loads, stop) = (Arc::clone(server), self.stop());
         let load = move || load_for_swap(&*loads, &file, &stop);
         let loading = env::run_blocking(server.work(WorkKind::Long), load);
-        let loaded = self.unless_called_off(&**server, loading).await?;
+        let loaded = self.unless_cancelled(&**server, loading).await?;
         Ok(loaded??)
     }
 }
@@ -93,7 +93,7 @@ impl VersionChange {
         pending: &PendingChange<'_>,
     ) -> Result<Arc<EventProcedure>, SwapError> {
         let staged = self.staged(before, plugin, pending.stop());
-        pending.unless_called_off(&*self.server, staged).await?
+        pending.unless_cancelled(&*self.server, staged).await?
     }
 
     async fn staged(

@@ -101,7 +101,7 @@ impl ServerHandle {
     /// Rolls back the canary or, if none runs, the current version. New and live sessions get the
     /// version before.
     ///
-    /// Calls off every change that is not staged yet:
+    /// Cancels every change that is not staged yet:
     /// - swaps and canaries that were requested before,
     /// - another roll-back that is under way.
     ///

@@ -93,7 +93,7 @@ struct State {
     /// Order that holds the lock of swaps. No other order changes versions before it is answered.
     holder: Option<usize>,
     orders: BTreeMap<usize, Progress>,
-    /// Orders that a later roll-back calls off, unless they are done by then.
+    /// Orders that a later roll-back cancels, unless they are done by then.
     overtaken: BTreeSet<usize>,
     /// Record on disk: the plugin that the configuration named, and the revisions.
     disk: Option<(Number, Vec<Had>)>,
@@ -422,13 +422,13 @@ impl Possible {
         let of_version = |(number, what): (&usize, &Order)| {
             matches!(what, Order::Swap(_) | Order::Canary(_) | Order::RollBack).then_some(*number)
         };
-        let called_off: Vec<_> = match what {
+        let cancelled: Vec<_> = match what {
             Order::RollBack => self.asked.iter().filter_map(of_version).collect(),
             _ => Vec::new(),
         };
         self.asked.insert(order, what);
         self.keep(|mut state| {
-            state.overtaken.extend(&called_off);
+            state.overtaken.extend(&cancelled);
             state.orders.insert(order, Progress::Given(what));
             Some(state)
         });

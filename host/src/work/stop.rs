@@ -18,25 +18,25 @@ struct Inner {
 }
 
 impl Stop {
-    /// Calls the work off. The work may still succeed.
+    /// Cancels the work. The work may still succeed.
     pub fn ask(&self) {
         self.0.asked.store(true, Ordering::SeqCst);
         self.0.told.notify_waiters();
     }
 
-    /// Returns whether the work was called off.
+    /// Returns whether the work was cancelled.
     #[must_use]
     pub fn is_asked(&self) -> bool {
         self.0.asked.load(Ordering::SeqCst)
     }
 
-    /// Returns whether both call off the same work.
+    /// Returns whether both cancel the same work.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Waits until the work is called off. Cancel safe.
+    /// Waits until the work is cancelled. Cancel safe.
     pub async fn asked(&self) {
         let mut told = pin!(self.0.told.notified());
         // Registers before the check, so that a call between the check and the wait is not missed.
