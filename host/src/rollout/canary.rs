@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::blame::{Blamed, Decision, FaultRates, PAST, PendingReplay, Rule, Source, Suspect};
+use super::blame::{
+    Blamed, ClientSource, Decision, FaultRates, PAST, PendingReplay, Rule, Suspect,
+};
 use super::env;
 use super::live::LiveSessions;
 use super::rules::CanaryRules;
@@ -128,7 +130,7 @@ impl Canary {
     pub(crate) fn count_session_end(
         &self,
         of: &Arc<EventProcedure>,
-        source: Source,
+        source: ClientSource,
         blamed: Option<&Blamed>,
         now: Instant,
     ) -> Option<PendingReplay> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use super::blame::{LiveAddresses, Source};
+use super::blame::{ClientSource, LiveAddresses};
 use super::rules::SwapRules;
 use crate::event::Peers;
 use crate::oci::Registries;
@@ -37,7 +37,7 @@ pub(crate) trait LiveSessions: Send + Sync + 'static {
     fn live_on(&self, which: &dyn Fn(&Arc<EventProcedure>) -> Option<usize>) -> [LiveAddresses; 2];
 
     /// The source that blame counts for a client at this address.
-    fn source(&self, peer: IpAddr) -> Source;
+    fn source(&self, peer: IpAddr) -> ClientSource;
 
     /// What clients can look up and send to, for replays.
     fn peers(&self) -> Arc<dyn Peers>;

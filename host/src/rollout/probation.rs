@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use futures_util::future::AbortHandle;
 
-use super::blame::{Blamed, Decision, LiveAddresses, PendingReplay, Source, Suspect};
+use super::blame::{Blamed, ClientSource, Decision, LiveAddresses, PendingReplay, Suspect};
 use crate::plugin::{EventProcedure, Grants};
 use crate::telemetry::FaultFigures;
 
@@ -49,7 +49,7 @@ impl Probation {
     pub(super) fn count_session_end(
         &mut self,
         of: &Arc<EventProcedure>,
-        source: Source,
+        source: ClientSource,
         blamed: Option<&Blamed>,
         now: Instant,
     ) -> (Option<PendingReplay>, bool) {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use super::blame::{Blamed, PendingReplay, Source};
+use super::blame::{Blamed, ClientSource, PendingReplay};
 use super::change::VersionedServer;
 use super::env;
 use super::watch::decide_when_due;
@@ -12,7 +12,7 @@ use crate::plugin::EventProcedure;
 /// Counts the end of a session, by a fault of its plugin or well. The breaker counts elsewhere.
 pub(crate) fn count_session_end<S: VersionedServer>(
     server: &Arc<S>,
-    source: Source,
+    source: ClientSource,
     procedure: &Arc<EventProcedure>,
     mut blamed: Option<Blamed>,
 ) {
@@ -35,7 +35,7 @@ pub(crate) fn count_session_end<S: VersionedServer>(
 fn count_on_probation<S: VersionedServer>(
     server: &Arc<S>,
     procedure: &Arc<EventProcedure>,
-    source: Source,
+    source: ClientSource,
     blamed: Option<&Blamed>,
     now: Instant,
 ) -> Option<PendingReplay> {

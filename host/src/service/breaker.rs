@@ -15,7 +15,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::admission::AddressGroup;
-use crate::rollout::blame::{Crowd, EndKind, LiveAddresses, Source};
+use crate::rollout::blame::{ClientSource, Crowd, EndKind, LiveAddresses};
 
 /// Faults per session that ends well or goes on, and bad addresses per good one, from which the
 /// breaker trips.
@@ -177,7 +177,7 @@ impl Breaker {
     /// Counts the end of a session from `source`; the sessions in `live` go on.
     pub(crate) fn report(
         &mut self,
-        source: Source,
+        source: ClientSource,
         kind: EndKind,
         live: &LiveAddresses,
         now: Instant,
@@ -210,7 +210,7 @@ impl Breaker {
     /// the breaker tries another connection at once.
     fn failed(
         &mut self,
-        source: Source,
+        source: ClientSource,
         live: &LiveAddresses,
         now: Instant,
     ) -> Option<BreakerChange> {
@@ -239,7 +239,7 @@ impl Breaker {
     }
 
     /// Remembers an ending, and forgets those before the window.
-    fn count(&mut self, source: Source, kind: EndKind, now: Instant) {
+    fn count(&mut self, source: ClientSource, kind: EndKind, now: Instant) {
         let window = self.limits.window;
         let is_over = |first: &Ending| now.saturating_duration_since(first.at) > window;
         while let Some(first) = self.endings.front().filter(|first| is_over(first)).copied() {
@@ -343,9 +343,9 @@ impl Breaker {
 mod tests {
     use super::*;
 
-    pub(crate) fn source(number: u32) -> Source {
+    pub(crate) fn source(number: u32) -> ClientSource {
         let group = AddressGroup::of(std::net::Ipv4Addr::from_bits(0x0A00_0000 + number).into());
-        Source { group, crowd: Crowd::One }
+        ClientSource { group, crowd: Crowd::One }
     }
 
     pub(crate) fn live(sessions: &[(u32, u32)]) -> LiveAddresses {
@@ -452,7 +452,7 @@ mod tests {
     #[test]
     fn configured_proxy_counts_as_many() {
         let (start, mut breaker) = (Instant::now(), Breaker::new(BreakerLimits::default()));
-        let proxy = Source { crowd: Crowd::Many, ..source(0) };
+        let proxy = ClientSource { crowd: Crowd::Many, ..source(0) };
         let none = LiveAddresses::default();
         assert_eq!(breaker.report(source(1), EndKind::Well, &none, start), None);
         let reports = (0..10).filter_map(|_| breaker.report(proxy, EndKind::Faulted, &none, start));

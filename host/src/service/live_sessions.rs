@@ -8,7 +8,7 @@ use crate::admission::AddressGroup;
 use crate::event::{Peers, Port};
 use crate::oci::Registries;
 use crate::plugin::{EventProcedure, Grants, Holding, Loader};
-use crate::rollout::blame::{Blamed, EndKind, LiveAddresses, Source};
+use crate::rollout::blame::{Blamed, ClientSource, EndKind, LiveAddresses};
 use crate::rollout::{
     IdleTask, LiveSession, LiveSessions, Rollout, SwapRules, VersionedServer, count_session_end,
 };
@@ -58,8 +58,8 @@ impl LiveSessions for Service {
         }
     }
 
-    fn source(&self, peer: IpAddr) -> Source {
-        Source::of(peer, &self.server_config().proxies)
+    fn source(&self, peer: IpAddr) -> ClientSource {
+        ClientSource::of(peer, &self.server_config().proxies)
     }
 
     fn peers(&self) -> Arc<dyn Peers> {

@@ -16,7 +16,7 @@ use super::workers::Workers;
 use crate::admission::Gate;
 use crate::locks::lock;
 use crate::plugin::{EventProcedure, Holding, Loader};
-use crate::rollout::blame::{EndKind, Source};
+use crate::rollout::blame::{ClientSource, EndKind};
 use crate::rollout::{Rollout, env};
 use crate::sched::{Lane, Placement, Quota, stalls};
 use crate::session::PauseGate;
@@ -159,7 +159,7 @@ impl Service {
     }
 
     /// Reports a session's end to the breaker. Call it only for versions that new sessions may get.
-    pub(crate) fn report_to_breaker(&self, source: Source, kind: EndKind) {
+    pub(crate) fn report_to_breaker(&self, source: ClientSource, kind: EndKind) {
         let change = {
             let mut breaker = self.breaker();
             self.registry.with_addresses(|live| breaker.report(source, kind, live, Instant::now()))

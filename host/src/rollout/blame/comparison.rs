@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::rates::{UndoneReplays, Weighed};
-use super::{FaultRates, Finding, LiveAddresses, Mark, Source};
+use super::{ClientSource, FaultRates, Finding, LiveAddresses, Mark};
 use crate::event::FaultKind;
 use crate::telemetry::FaultFigures;
 
@@ -92,7 +92,7 @@ impl Comparison {
     /// faults for a decision.
     pub(crate) fn faulted(
         &mut self,
-        source: Source,
+        source: ClientSource,
         fault: (&'static str, FaultKind),
         now: Instant,
     ) -> (Mark, bool) {

@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 pub(super) use comparison::{Comparison, Decision, Rule};
 use quota::ReplayQuota;
 pub(super) use rates::{FaultRates, Finding, Mark};
-pub(crate) use source::{Crowd, EndKind, LiveAddresses, Source};
+pub(crate) use source::{ClientSource, Crowd, EndKind, LiveAddresses};
 pub(crate) use suspect::Blamed;
 use suspect::count;
 pub(super) use suspect::{PendingReplay, Suspect};
@@ -62,7 +62,7 @@ impl Blame {
     pub(super) fn ended(
         &self,
         of: &Arc<RevisionMetrics>,
-        source: Source,
+        source: ClientSource,
         blamed: Option<&Blamed>,
         now: Instant,
     ) {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::Source;
+use super::ClientSource;
 use crate::admission::AddressGroup;
 
 /// Most replays of one server within [`REPLAYS_WINDOW`].
@@ -19,7 +19,7 @@ impl ReplayQuota {
     /// Takes a replay for a fault of this address. Returns false if none is left for it. An address
     /// gets its first replay while any are left, and further ones up to half of the rest: three of
     /// eight.
-    pub(crate) fn take(&mut self, source: Source, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, source: ClientSource, now: Instant) -> bool {
         let is_over = |at: Instant| now.saturating_duration_since(at) >= REPLAYS_WINDOW;
         while self.0.front().is_some_and(|(at, _)| is_over(*at)) {
             self.0.pop_front();
@@ -39,8 +39,8 @@ mod tests {
     use super::*;
     use crate::rollout::blame::Crowd;
 
-    fn source(number: u8) -> Source {
-        Source { group: AddressGroup::of([192, 0, 2, number].into()), crowd: Crowd::One }
+    fn source(number: u8) -> ClientSource {
+        ClientSource { group: AddressGroup::of([192, 0, 2, number].into()), crowd: Crowd::One }
     }
 
     #[test]

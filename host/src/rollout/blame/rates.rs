@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::{Crowd, LiveAddresses, Source};
+use super::{ClientSource, Crowd, LiveAddresses};
 use crate::admission::AddressGroup;
 use crate::event::FaultKind;
 
@@ -186,7 +186,7 @@ impl FaultRates {
     }
 
     /// Counts a session that ended well, or that goes on in another version.
-    pub(crate) fn well(&mut self, source: Source, now: Instant) {
+    pub(crate) fn well(&mut self, source: ClientSource, now: Instant) {
         self.begin_span(now);
         self.seen(source).1.well += 1;
     }
@@ -194,7 +194,7 @@ impl FaultRates {
     /// Counts a session that ended by a fault of this kind in an event of this name.
     pub(crate) fn faulted(
         &mut self,
-        source: Source,
+        source: ClientSource,
         (event, kind): (&'static str, FaultKind),
         now: Instant,
     ) -> Mark {
@@ -295,7 +295,7 @@ impl FaultRates {
         self.began = Some(now);
     }
 
-    fn seen(&mut self, source: Source) -> (Option<AddressGroup>, &mut Seen) {
+    fn seen(&mut self, source: ClientSource) -> (Option<AddressGroup>, &mut Seen) {
         let addresses = &mut self.spans[0];
         let is_told_apart =
             addresses.len() < ADDRESSES_MAX || addresses.contains_key(&Some(source.group));

@@ -23,14 +23,14 @@ pub(crate) enum Crowd {
     Many,
 }
 
-/// Source of a session.
+/// Where the client of a session comes from: its address group, and how many clients that has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Source {
+pub(crate) struct ClientSource {
     pub(crate) group: AddressGroup,
     pub(crate) crowd: Crowd,
 }
 
-impl Source {
+impl ClientSource {
     /// Returns the source for a client's address, given the configured proxies. Behind a proxy the
     /// address is the one that the proxy names.
     pub(crate) fn of(address: IpAddr, proxies: &[Network]) -> Self {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::{Comparison, Decision, FaultRates, LiveAddresses, Mark, Rule, Source};
+use super::{ClientSource, Comparison, Decision, FaultRates, LiveAddresses, Mark, Rule};
 use crate::event::FaultKind;
 use crate::locks::lock;
 use crate::plugin::EventProcedure;
@@ -60,12 +60,12 @@ impl Suspect {
     }
 
     /// Counts the end of a session of the version before.
-    pub(crate) fn count_before(&self, source: Source, blamed: Option<&Blamed>, now: Instant) {
+    pub(crate) fn count_before(&self, source: ClientSource, blamed: Option<&Blamed>, now: Instant) {
         count(lock(&self.comparison).version_before(), source, blamed, now);
     }
 
     /// Counts a session of the new version that ended well.
-    pub(crate) fn went_well(&self, source: Source, now: Instant) {
+    pub(crate) fn went_well(&self, source: ClientSource, now: Instant) {
         lock(&self.comparison).new_version().well(source, now);
     }
 
@@ -73,7 +73,7 @@ impl Suspect {
     /// there are enough faults for a decision.
     pub(crate) fn faulted(
         &self,
-        source: Source,
+        source: ClientSource,
         blamed: &Blamed,
         now: Instant,
     ) -> (PendingReplay, bool) {
@@ -112,11 +112,16 @@ pub(crate) struct PendingReplay {
     pub(super) comparison: Arc<Mutex<Comparison>>,
     pub(super) before: Arc<EventProcedure>,
     pub(super) mark: Mark,
-    pub(crate) source: Source,
+    pub(crate) source: ClientSource,
 }
 
 /// Counts the end of a session.
-pub(super) fn count(rates: &mut FaultRates, source: Source, blamed: Option<&Blamed>, now: Instant) {
+pub(super) fn count(
+    rates: &mut FaultRates,
+    source: ClientSource,
+    blamed: Option<&Blamed>,
+    now: Instant,
+) {
     match blamed {
         Some(blamed) => _ = rates.faulted(source, blamed.fault(), now),
         None => rates.well(source, now),

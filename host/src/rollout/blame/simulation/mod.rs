@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use super::comparison::{LOOKED_EVERY, REPLAYS_WAIT_MAX};
 use super::quota::ReplayQuota;
 use super::rates::{ADDRESSES_MAX, KINDS_MAX, UndoneReplays};
-use super::{Comparison, Crowd, Decision, FaultRates, Finding, LiveAddresses, PAST, Rule, Source};
+use super::{
+    ClientSource, Comparison, Crowd, Decision, FaultRates, Finding, LiveAddresses, PAST, Rule,
+};
 use crate::admission::AddressGroup;
 use crate::event::FaultKind;
 use crate::rng::{Rng, for_each_seed};
@@ -16,7 +18,7 @@ const CANARY: Rule = Rule::Canary { faults_min: 3, share: 0.01, ratio: 2.0 };
 const FAULT: (&str, FaultKind) = ("on-read", FaultKind::Fuel);
 
 /// Makes a source. Half of the sources are IPv6 networks, with another address for each session.
-fn source(rng: &mut Rng, number: u64) -> Source {
+fn source(rng: &mut Rng, number: u64) -> ClientSource {
     let address: IpAddr = match number % 2 {
         0 => Ipv4Addr::from_bits(0xC000_0200 + number as u32).into(),
         _ => Ipv6Addr::from_bits(
@@ -24,7 +26,7 @@ fn source(rng: &mut Rng, number: u64) -> Source {
         )
         .into(),
     };
-    Source { group: AddressGroup::of(address), crowd: Crowd::One }
+    ClientSource { group: AddressGroup::of(address), crowd: Crowd::One }
 }
 
 /// A comparison, with the replays that a server allows.
@@ -43,7 +45,7 @@ impl Played {
     }
 
     /// Counts a fault in a session of the new version, and replays it with this finding.
-    fn faults(&mut self, source: Source, finding: Finding) {
+    fn faults(&mut self, source: ClientSource, finding: Finding) {
         let (mark, _) = self.comparison.faulted(source, FAULT, self.now);
         if self.quota.take(source, self.now) {
             self.comparison.begins(mark);
@@ -52,7 +54,7 @@ impl Played {
         self.now += Duration::from_millis(20);
     }
 
-    fn well(&mut self, source: Source) {
+    fn well(&mut self, source: ClientSource) {
         self.comparison.new_version().well(source, self.now);
     }
 
@@ -210,7 +212,7 @@ fn order_of_endings_does_not_matter() {
                 (source(&mut rng, number), finding[rng.throw(4) as usize])
             })
             .collect();
-        let weigh = |endings: &[(Source, Option<Finding>)]| {
+        let weigh = |endings: &[(ClientSource, Option<Finding>)]| {
             let (mut rates, now) = (FaultRates::new(PAST), Instant::now());
             for (from, finding) in endings {
                 match finding {

@@ -83,7 +83,7 @@ fn order_of_endings_does_not_matter() {
             })
             .collect();
         let (now, none) = (Instant::now(), LiveAddresses::default());
-        let verdict = |endings: &[(Source, EndKind)]| {
+        let verdict = |endings: &[(ClientSource, EndKind)]| {
             let mut breaker = Breaker::new(BreakerLimits::default());
             endings.iter().for_each(|(source, kind)| breaker.count(*source, *kind, now));
             breaker.sees(endings[0].0.group, now);
