@@ -29,8 +29,8 @@ pub(super) enum ProbationState {
     Kept,
     /// A task decides.
     UnderWay,
-    /// The version is rolled back as soon as no other change is under way.
-    Over(FaultFigures),
+    /// The version failed, and is rolled back as soon as no other change is under way.
+    Failed(FaultFigures),
 }
 
 impl Drop for Probation {
@@ -83,7 +83,7 @@ impl Probation {
 
     /// Whether the version is to be rolled back.
     pub(super) fn has_failed(&self) -> bool {
-        matches!(self.state, ProbationState::Over(_))
+        matches!(self.state, ProbationState::Failed(_))
     }
 
     /// Decides. `live` has the live sessions of the version and of the one before.
@@ -92,7 +92,7 @@ impl Probation {
         self.state = match decision {
             Decision::Keep => ProbationState::Kept,
             Decision::NotYet => ProbationState::UnderWay,
-            Decision::RollBack(figures) => ProbationState::Over(figures),
+            Decision::RollBack(figures) => ProbationState::Failed(figures),
         };
         decision
     }

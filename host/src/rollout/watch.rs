@@ -96,7 +96,7 @@ async fn roll_back_faulty(server: Arc<dyn VersionedServer>) {
     let change = Rollout::exclusive(&server, Rank::Next).await;
     // Meanwhile a reload may have changed both configurations, or a swap may have come first.
     let Some(probation) = change.take_failed_probation() else { return };
-    let ProbationState::Over(figures) = probation.state else { return };
+    let ProbationState::Failed(figures) = probation.state else { return };
     let (bad, before) = (Arc::clone(&probation.new), Arc::clone(probation.before()));
     drop(probation);
     if !change.publish_before(&before, &bad, ("faults", Some(&figures))) {
