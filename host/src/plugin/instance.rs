@@ -73,7 +73,7 @@ impl EventProcedure {
 
     /// The same plugin with the binding and the shards of another procedure of this server.
     #[must_use]
-    pub fn under_terms_of(&self, other: &Self) -> Self {
+    pub fn with_config_of(&self, other: &Self) -> Self {
         other.with_plugin(Arc::clone(&self.plugin), self.context.kept.clone())
     }
 

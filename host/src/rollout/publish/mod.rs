@@ -297,7 +297,7 @@ impl VersionChange {
             probation.new = Arc::clone(new);
             // With another number of shards, it has no places for them and keeps its configuration.
             if new.shards() == probation.before().shards() {
-                probation.suspect.set_before(Arc::new(probation.before().under_terms_of(new)));
+                probation.suspect.set_before(Arc::new(probation.before().with_config_of(new)));
             }
             false
         });
