@@ -24,11 +24,11 @@ use crate::net::SocketOptions;
 use crate::plugin::{Compiler, Grants};
 use crate::server::{Host, HostConfig};
 use crate::servers::{Plan, PlanCause, PlanError, Reloaded, Servers};
-use crate::upgrade::{DetachedSession, FdStore, InheritedListener, UpgradeClient, leave};
+use crate::upgrade::{DetachedSession, FdStore, InheritedListener, UpgradeClient, detach_sessions};
 use crate::work::{RefusedResource, WorkKind};
 
 /// Least time for detaching sessions, even if `stop_grace` is shorter.
-const LEAVE_MIN: Duration = Duration::from_secs(3);
+const DETACH_MIN: Duration = Duration::from_secs(3);
 
 /// Serves until a signal. All servers are bound before the first accepts. If one server cannot be
 /// bound, none runs.
@@ -205,7 +205,7 @@ async fn steer(
             systemd::tell(&[NotifyState::Stopping]);
             let (grace, start) = (servers.stop_grace(), Instant::now());
             tokio::select! {
-                () = leave_to_the_next(servers, store, grace) => {}
+                () = detach_for_next_process(servers, store, grace) => {}
                 _ = signals.end() => wish = Request::Stop,
             }
             grace.saturating_sub(start.elapsed())
@@ -221,9 +221,13 @@ async fn steer(
 }
 
 /// Detaches sessions into the descriptor store, for the next process of the unit.
-async fn leave_to_the_next(servers: &Arc<Servers>, store: Arc<SystemdStore>, grace: Duration) {
+async fn detach_for_next_process(
+    servers: &Arc<Servers>,
+    store: Arc<SystemdStore>,
+    grace: Duration,
+) {
     let fd_store = Arc::clone(&store) as Arc<dyn FdStore>;
-    let left = leave(servers, fd_store, grace.max(LEAVE_MIN)).await;
+    let left = detach_sessions(servers, fd_store, grace.max(DETACH_MIN)).await;
     if let Err(error) = servers.host().work(WorkKind::Urgent, move || store.done()).await {
         tracing::warn!(%error, "systemd may not have done what it was told about its store");
     }

@@ -1,4 +1,4 @@
-//! The end of a process that leaves its sessions in the descriptor store, for the next process.
+//! The end of a process that detaches its sessions into the descriptor store, for the next process.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::servers::Servers;
 
 /// Closes all servers and detaches the sessions that can wait for the next process. New connections
 /// wait for that process as well. Takes `patience` at most; the remaining sessions must drain.
-pub async fn leave(
+pub async fn detach_sessions(
     servers: &Arc<Servers>,
     fd_store: Arc<dyn FdStore>,
     patience: Duration,
