@@ -66,8 +66,8 @@ impl UpgradeClient {
         begins: impl FnOnce() + Send + 'static,
     ) -> Result<(), TakeOverError> {
         send_message(&mut self.fd_channel, &ToOld::Serves { endpoints })?;
-        let arrivals = move || receive_sessions::receive(&servers, self.fd_channel, begins);
-        let thread = std::thread::Builder::new().name("wharf-arrivals".into()).spawn(arrivals);
+        let receive = move || receive_sessions::receive(&servers, self.fd_channel, begins);
+        let thread = std::thread::Builder::new().name("wharf-arrivals".into()).spawn(receive);
         thread?;
         Ok(())
     }

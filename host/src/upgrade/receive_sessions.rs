@@ -32,7 +32,8 @@ pub(super) fn receive(servers: &Servers, mut fd_channel: FdChannel, begins: impl
             return;
         };
         let id = meta.id;
-        let go = match arrive(servers, &server, not_on, name, state_bytes, *meta, message) {
+        let received = receive_session(servers, &server, not_on, name, state_bytes, *meta, message);
+        let go = match received {
             Ok(go) => go,
             Err(error) => {
                 let why = error.to_string();
@@ -66,7 +67,7 @@ pub(super) fn receive(servers: &Servers, mut fd_channel: FdChannel, begins: impl
 
 /// Restores a session, which then waits here for the verdict. Sending on the returned channel lets
 /// the session go on.
-fn arrive(
+fn receive_session(
     servers: &Servers,
     server: &str,
     not_on: Option<String>,
