@@ -15,8 +15,9 @@ pub(super) const FAULTS_MIN: u32 = 2;
 /// Number of one of the simulation's plugins.
 pub(super) type Number = usize;
 
+/// State of a version that the server had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Stands {
+pub(super) enum VersionState {
     Current,
     Canary,
     Superseded,
@@ -27,7 +28,7 @@ pub(super) enum Stands {
 pub(super) struct Had {
     pub(super) number: u64,
     pub(super) plugin: Number,
-    pub(super) stands: Stands,
+    pub(super) state: VersionState,
 }
 
 /// Order of an operator.
@@ -101,7 +102,7 @@ struct State {
 
 impl State {
     fn current(&self) -> u64 {
-        self.had.iter().find(|had| had.stands == Stands::Current).map_or(0, |had| had.number)
+        self.had.iter().find(|had| had.state == VersionState::Current).map_or(0, |had| had.number)
     }
 
     fn plugin(&self, number: u64) -> Option<Number> {
@@ -112,21 +113,21 @@ impl State {
         self.plugin(self.current()) == Some(plugin)
     }
 
-    fn stand(&mut self, number: u64, stands: Stands) {
-        self.had.iter_mut().filter(|had| had.number == number).for_each(|had| had.stands = stands);
+    fn set_state(&mut self, number: u64, state: VersionState) {
+        self.had.iter_mut().filter(|had| had.number == number).for_each(|had| had.state = state);
     }
 
     fn make_current(&mut self, number: u64) {
-        self.stand(self.current(), Stands::Superseded);
-        self.stand(number, Stands::Current);
+        self.set_state(self.current(), VersionState::Superseded);
+        self.set_state(number, VersionState::Current);
         (self.watched, self.judged, self.faults) = (None, None, 0);
     }
 
-    fn another(&mut self, plugin: Number, stands: Stands) -> u64 {
+    fn another(&mut self, plugin: Number, state: VersionState) -> u64 {
         self.last += 1;
-        self.had.push(Had { number: self.last, plugin, stands });
+        self.had.push(Had { number: self.last, plugin, state });
         if self.had.len() > HISTORY_MAX {
-            let oldest = self.had.iter().position(|had| had.stands != Stands::Current);
+            let oldest = self.had.iter().position(|had| had.state != VersionState::Current);
             self.had.remove(oldest.unwrap_or(0));
         }
         self.last
@@ -134,7 +135,7 @@ impl State {
 
     fn end_canary(&mut self) {
         if let Some(canary) = self.canary.take() {
-            self.stand(canary, Stands::RolledBack);
+            self.set_state(canary, VersionState::RolledBack);
         }
     }
 
@@ -172,7 +173,7 @@ impl State {
                 Progress::Put(new, before) if new != before && self.current() == new => {
                     next.push(self.by(order, |next| {
                         next.make_current(before);
-                        next.stand(new, Stands::RolledBack);
+                        next.set_state(new, VersionState::RolledBack);
                         Progress::Back(new)
                     }));
                 }
@@ -180,7 +181,7 @@ impl State {
                 Progress::WentBack(number, bad) if self.stopped && self.current() == number => {
                     next.push(self.by(order, |next| {
                         next.make_current(bad);
-                        next.stand(number, Stands::RolledBack);
+                        next.set_state(number, VersionState::RolledBack);
                         Progress::Back(number)
                     }));
                 }
@@ -200,7 +201,7 @@ impl State {
         if let Some((new, before)) = self.watched.filter(faulty).or(self.judged) {
             next.push(self.with(|next| {
                 next.make_current(before);
-                next.stand(new, Stands::RolledBack);
+                next.set_state(new, VersionState::RolledBack);
             }));
         }
         if let Some(canary) = self.canary {
@@ -240,7 +241,7 @@ impl State {
                 if next.is_current(plugin) {
                     return Progress::Put(before, before);
                 }
-                let number = next.another(plugin, Stands::Superseded);
+                let number = next.another(plugin, VersionState::Superseded);
                 next.make_current(number);
                 Progress::Put(number, before)
             })),
@@ -248,7 +249,7 @@ impl State {
                 next.push(self.refused(order, "canary"));
             }
             Order::Canary(plugin) => next.push(self.by(order, |next| {
-                let number = next.another(plugin, Stands::Canary);
+                let number = next.another(plugin, VersionState::Canary);
                 next.canary = Some(number);
                 Progress::Tries(number)
             })),
@@ -280,7 +281,7 @@ impl State {
                 next.push(self.by(order, |next| {
                     next.end_canary();
                     if next.configured != plugin && !next.is_current(plugin) {
-                        let number = next.another(plugin, Stands::Superseded);
+                        let number = next.another(plugin, VersionState::Superseded);
                         next.make_current(number);
                     }
                     next.configured = plugin;
@@ -298,13 +299,16 @@ impl State {
             }));
         }
         let bad = self.current();
-        let earlier =
-            self.had.iter().rev().find(|had| had.number < bad && had.stands == Stands::Superseded);
+        let earlier = self
+            .had
+            .iter()
+            .rev()
+            .find(|had| had.number < bad && had.state == VersionState::Superseded);
         match earlier.map(|had| had.number) {
             None => next.push(self.refused(order, "nothing-before")),
             Some(number) => next.push(self.by(order, |next| {
                 next.make_current(number);
-                next.stand(bad, Stands::RolledBack);
+                next.set_state(bad, VersionState::RolledBack);
                 Progress::WentBack(number, bad)
             })),
         }
@@ -373,11 +377,11 @@ impl State {
         (next.had, next.last) = (had.clone(), had.iter().map(|had| had.number).max().unwrap_or(0));
         next.had
             .iter_mut()
-            .filter(|had| had.stands == Stands::Canary)
-            .for_each(|had| had.stands = Stands::RolledBack);
+            .filter(|had| had.state == VersionState::Canary)
+            .for_each(|had| had.state = VersionState::RolledBack);
         // The configuration changed after the record was written, so its plugin wins.
         if *named != configured && !next.is_current(configured) {
-            let number = next.another(configured, Stands::Superseded);
+            let number = next.another(configured, VersionState::Superseded);
             next.make_current(number);
         }
         next.disk = disk;
@@ -387,7 +391,7 @@ impl State {
     fn new(configured: Number) -> Self {
         Self {
             configured,
-            had: vec![Had { number: 1, plugin: configured, stands: Stands::Current }],
+            had: vec![Had { number: 1, plugin: configured, state: VersionState::Current }],
             last: 1,
             canary: None,
             watched: None,

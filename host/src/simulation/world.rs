@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::model::{FAULTS_MIN, Had, Number, Order, Outcome, Possible, Stands, WorldView};
+use super::model::{FAULTS_MIN, Had, Number, Order, Outcome, Possible, VersionState, WorldView};
 use super::orders::give;
 use super::plugins::{ALL, GOOD, SimHost};
 use crate::event::{ClientInfo, Fault, FaultKind, Port};
@@ -146,17 +146,18 @@ impl World {
             .revisions()
             .iter()
             .map(|one| {
-                let stands = match one.state {
-                    RevisionState::Current => Stands::Current,
-                    RevisionState::Canary => Stands::Canary,
-                    RevisionState::Superseded => Stands::Superseded,
-                    RevisionState::RolledBack(_) => Stands::RolledBack,
+                let state = match one.state {
+                    RevisionState::Current => VersionState::Current,
+                    RevisionState::Canary => VersionState::Canary,
+                    RevisionState::Superseded => VersionState::Superseded,
+                    RevisionState::RolledBack(_) => VersionState::RolledBack,
                 };
-                Had { number: one.number, plugin: ground.number(&one.digest), stands }
+                Had { number: one.number, plugin: ground.number(&one.digest), state }
             })
             .collect();
         let look = WorldView { had, canary: canary.as_ref().map(|canary| canary.seen().revision) };
-        let current: Vec<_> = look.had.iter().filter(|had| had.stands == Stands::Current).collect();
+        let current: Vec<_> =
+            look.had.iter().filter(|had| had.state == VersionState::Current).collect();
         assert_eq!(current.len(), 1, "one version is current: {look:?}");
         assert_eq!(
             current[0].plugin,
