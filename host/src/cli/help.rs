@@ -76,7 +76,7 @@ Examples:
 
 Exit codes:
   0  done
-  1  the version was taken back
+  1  the version was rolled back
   5  sessions stayed that were to move
   Others as for `wharf ctl`.";
 

@@ -30,7 +30,7 @@ enum PluginVerb {
     /// Give a server another version of its plugin.
     ///
     /// New sessions get it at once, live sessions by the policy. Exit code 1 if the version was
-    /// taken back, 5 if sessions stayed that were to move.
+    /// rolled back, 5 if sessions stayed that were to move.
     Swap {
         /// The server's name.
         server: String,
@@ -64,7 +64,7 @@ enum PluginVerb {
         /// The server's name.
         server: String,
     },
-    /// Take back the canary, or else the current version.
+    /// Roll back the canary, or else the current version.
     ///
     /// New and live sessions get the version before.
     Rollback {
@@ -177,7 +177,7 @@ fn not_kept(answer: &Value) -> String {
     let name = |key: &str| super::text::printable(answer[key].as_str().unwrap_or("the version"));
     let why = match answer["generation"].as_u64() {
         Some(0) => "was not put in force, because not all sessions could move to it",
-        _ => "was taken back, because too many sessions could not move to it",
+        _ => "was rolled back, because too many sessions could not move to it",
     };
     format!("{} {why}; {} goes on serving", name("to"), name("from"))
 }

@@ -85,7 +85,11 @@ pub(super) fn line(under_way: &Value) -> Option<String> {
     let mut words = match under_way["stage"].as_str()? {
         "moving" => format!("moving to {to}: {} of {} sessions moved", count("moved"), count("of")),
         "moving-back" => {
-            format!("{to} is taken back: {} of {} sessions moved back", count("moved"), count("of"))
+            format!(
+                "{to} is rolled back: {} of {} sessions moved back",
+                count("moved"),
+                count("of")
+            )
         }
         _ => return Some(format!("trying {to}")),
     };

@@ -112,7 +112,7 @@ pub(super) fn render(value: &Value) -> String {
     lines.iter().map(|(key, value)| format!("{key:width$}  {value}\n")).collect()
 }
 
-/// A line about a version that was taken back because of faults.
+/// A line about a version that was rolled back because of faults.
 fn blamed(revision: &Value) -> Option<String> {
     let of = |key: &str| revision.get("faults")?.get(key);
     let count = |key: &str| of(key).map_or("-".into(), cell);

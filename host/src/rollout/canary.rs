@@ -231,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn canary_with_slower_events_is_taken_back() {
+    fn canary_with_slower_events_is_rolled_back() {
         let (rules, us) = (CanaryRules::default(), Duration::from_micros);
         let is_slower = |events| Figures { sessions: 10, events }.is_slower(&rules);
         assert!(is_slower([(1_000, us(151)), (9_000, us(100))]));

@@ -189,7 +189,7 @@ fn strangers_do_not_take_good_version_back() {
 }
 
 #[test]
-fn worse_version_is_taken_back() {
+fn worse_version_is_rolled_back() {
     for (seed, addresses) in [1, 2, 3, 10].into_iter().enumerate() {
         let (way, mut rng) = (WAYS[(seed + 1) % WAYS.len()], Rng::seeded(seed as u64));
         let round = format!("{addresses} addresses, {way:?}");
@@ -289,7 +289,7 @@ fn canary_is_judged_by_its_own_faults() {
         }
         match is_back {
             true => {
-                eventually("it is taken back", || notice(&server, "canary-taken-back") == 1);
+                eventually("it is rolled back", || notice(&server, "canary-taken-back") == 1);
                 let back = last(&server);
                 assert_eq!(back.state, RevisionState::RolledBack("faults".into()));
                 assert!(back.faults.is_some_and(|figures| figures.faults >= 3), "{back:?}");

@@ -163,7 +163,7 @@ fn probation_goes_on_over_a_reload() {
     for client in &mut clients[..10] {
         client.send("x").expect_gone();
     }
-    eventually("it is taken back", || server.counters().notices.contains_key("swap-rolled-back"));
+    eventually("it is rolled back", || server.counters().notices.contains_key("swap-rolled-back"));
     eventually("they are back", || are_all_on(&server, 'a'));
     clients[10..].iter_mut().for_each(|client| next(client, 'a', 2));
     next(&mut Client::connect(server.address()), 'a', 1);

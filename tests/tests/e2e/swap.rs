@@ -147,7 +147,7 @@ fn faulty_version_is_rolled_back_after_its_swap() {
     for client in &mut clients[..10] {
         client.send("x").expect_gone();
     }
-    eventually("it is taken back", || server.counters().notices.contains_key("swap-rolled-back"));
+    eventually("it is rolled back", || server.counters().notices.contains_key("swap-rolled-back"));
     // Sessions that sent nothing meanwhile are back as well, with all of their state.
     eventually("they are back", || {
         server.sessions(0, 100).iter().all(|session| session.plugin.starts_with("versioned-a"))
@@ -419,11 +419,11 @@ fn swap_command_reports_a_roll_back() {
     assert_eq!(site.wharf_plugin(&["swap", "echo", &good]).status.code(), Some(0));
     let mut clients: Vec<_> = (0..6).map(|_| Client::connect(site.address())).collect();
     clients.iter_mut().for_each(|client| next(client, 'a', 1, 1));
-    let taken_back = "bad unversioned was taken back, because too many sessions could not move to \
-        it; a unversioned goes on serving";
+    let rolled_back = "bad unversioned was rolled back, because too many sessions could not move \
+        to it; a unversioned goes on serving";
     let called_off = "bad unversioned was not put in force, because not all sessions could move to \
         it; a unversioned goes on serving";
-    for (policy, sentence) in [("hand-off", taken_back), ("all-or-nothing", called_off)] {
+    for (policy, sentence) in [("hand-off", rolled_back), ("all-or-nothing", called_off)] {
         let swap = site.wharf_plugin(&["swap", "echo", &bad, "--policy", policy]);
         assert!(swap.status.code() == Some(1) && said(&swap).contains(sentence), "{}", said(&swap));
     }

@@ -226,7 +226,7 @@ fn faulty_canary_is_rolled_back() {
     for _ in 0..3 {
         Client::connect(server.address()).send("x").expect_gone();
     }
-    eventually("it is taken back", || server.canary_seen().is_none());
+    eventually("it is rolled back", || server.canary_seen().is_none());
     assert_eq!(states(&server).last(), Some(&(2, RevisionState::RolledBack("faults".into()))));
     assert_eq!(server.counters().notices.get("canary-taken-back"), Some(&1));
     next(&mut old, 'a', 1, 2);
@@ -265,7 +265,7 @@ fn canary_of_live_sessions_follows_the_operator() {
     assert_eq!((count("version-a"), count("version-b")), (10, 10));
     let run = |work: fn(&ServerHandle) -> Result<SwapReport, SwapError>| work(&server);
     let back =
-        run(|server| host().runtime().block_on(server.roll_back())).expect("it is taken back");
+        run(|server| host().runtime().block_on(server.roll_back())).expect("it is rolled back");
     assert_eq!((back.moved, count("version-b")), (10, 0), "{back:?}");
     assert!(matches!(
         run(|server| host().runtime().block_on(server.promote())),

@@ -109,7 +109,7 @@ pub(super) fn swapped(report: &SwapReport, took: &str) -> String {
     let mut words = match (rolled_back, revision) {
         (true, _) => {
             format!(
-                "{to} was taken back, too many sessions could not move to it; the build before it \
+                "{to} was rolled back, too many sessions could not move to it; the build before it \
                  goes on serving"
             )
         }

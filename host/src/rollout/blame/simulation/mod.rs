@@ -92,7 +92,7 @@ fn strangers_with_old_faults_do_not_take_back() {
 }
 
 #[test]
-fn worse_version_is_taken_back_from_any_addresses() {
+fn worse_version_is_rolled_back_from_any_addresses() {
     for_each_seed(300, |seed| {
         let mut rng = Rng(seed);
         let rule = if rng.percent(50) { SWAP } else { CANARY };
@@ -117,7 +117,7 @@ fn worse_version_is_taken_back_from_any_addresses() {
 }
 
 #[test]
-fn worse_version_is_taken_back_beside_strangers() {
+fn worse_version_is_rolled_back_beside_strangers() {
     for_each_seed(300, |seed| {
         let mut rng = Rng(seed);
         let (strangers, others) = (1 + rng.throw(3), 3 + rng.throw(10));
