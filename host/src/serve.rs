@@ -150,6 +150,7 @@ fn admit_or_refuse(service: &Arc<Service>, client: Accepted, epoch: u64) {
 }
 
 fn refuse_suspended(service: &Service, client: &Accepted) {
+    service.quota().charge(ACCEPT_COST);
     let reason = Refusal::Suspended.name();
     Refused { server: &service.name, peer: client.peer(), reason }.emit(&service.counters);
 }
@@ -230,10 +231,8 @@ async fn establish(
     {
         Ok(client) => Some(client),
         Err(error) => {
-            let detail =
-                if let HandshakeError::Tls(detail) = &error { detail.as_str() } else { "" };
-            HandshakeFailed { server: &service.name, peer, reason: error.name(), detail }
-                .emit(&service.counters);
+            let (reason, detail) = (error.name(), &error.detail());
+            HandshakeFailed { server: &service.name, peer, reason, detail }.emit(&service.counters);
             None
         }
     }

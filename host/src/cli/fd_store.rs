@@ -41,7 +41,7 @@ pub(super) struct SystemdStore {
     max: usize,
     wanted: Mutex<Wanted>,
     /// The content of the store. Locked while messages are sent, so that they arrive in order.
-    kept: Mutex<KeptDescriptor>,
+    kept: Mutex<StoreContent>,
 }
 
 struct Wanted {
@@ -50,7 +50,9 @@ struct Wanted {
     sockets: BTreeMap<String, OwnedFd>,
 }
 
-struct KeptDescriptor {
+/// What the store has of this program.
+struct StoreContent {
+    /// Servers whose listening sockets are stored.
     servers: BTreeSet<String>,
     session_descriptors: usize,
 }
@@ -70,7 +72,7 @@ impl SystemdStore {
             socket,
             max,
             wanted,
-            kept: Mutex::new(KeptDescriptor { servers: BTreeSet::new(), session_descriptors: 0 }),
+            kept: Mutex::new(StoreContent { servers: BTreeSet::new(), session_descriptors: 0 }),
         }
     }
 
@@ -127,14 +129,20 @@ impl SystemdStore {
             Ok(false) => tracing::warn!(
                 "systemd does not say that it has done what it was told about its store"
             ),
-            Err(error) => tracing::warn!(%error, "systemd did not hear"),
+            Err(error) => tracing::warn!(
+                %error,
+                "the message to systemd about its descriptor store was not sent"
+            ),
         }
     }
 
     fn tell(&self, words: &str, descriptors: &[BorrowedFd<'_>]) -> bool {
         let sent = self.send(words, descriptors);
         if let Err(error) = &sent {
-            tracing::warn!(%error, "systemd did not hear of its store");
+            tracing::warn!(
+                %error,
+                "the message to systemd about its descriptor store was not sent"
+            );
         }
         sent.is_ok()
     }
@@ -156,12 +164,12 @@ impl SystemdStore {
         lock(&self.wanted)
     }
 
-    fn kept(&self) -> MutexGuard<'_, KeptDescriptor> {
+    fn kept(&self) -> MutexGuard<'_, StoreContent> {
         lock(&self.kept)
     }
 }
 
-impl KeptDescriptor {
+impl StoreContent {
     /// Whether the store has room for `count` more descriptors of this name.
     fn has_room(&self, count: usize, name: &str, max: usize) -> bool {
         let sockets: usize = self.servers.iter().map(|server| listens(server).len() + 1).sum();
@@ -204,7 +212,8 @@ impl FdStore for SystemdStore {
             tracing::warn!(
                 server,
                 max,
-                "systemd's store is full (`FileDescriptorStoreMax=`); its socket is not kept"
+                "systemd's store is full (`FileDescriptorStoreMax=`); the server's socket is not \
+                 stored"
             );
             return;
         }
@@ -214,7 +223,7 @@ impl FdStore for SystemdStore {
                     kept.servers.insert(server.to_owned());
                 }
             }
-            Err(error) => tracing::warn!(server, %error, "its socket is not kept by systemd"),
+            Err(error) => tracing::warn!(server, %error, "the server's socket is not stored"),
         }
     }
 
@@ -296,10 +305,8 @@ mod tests {
         store.follow("more");
         assert!(!heard());
         // Names have a limit of their own.
-        let kept = KeptDescriptor {
-            servers: BTreeSet::new(),
-            session_descriptors: NAMES_MAX_BYTES / 3 - 2,
-        };
+        let kept =
+            StoreContent { servers: BTreeSet::new(), session_descriptors: NAMES_MAX_BYTES / 3 - 2 };
         assert!(kept.has_room(2, SESSIONS, usize::MAX) && !kept.has_room(3, SESSIONS, usize::MAX));
         std::fs::remove_file(&folder).expect("it was there");
         assert_eq!(keep(&SystemdStore::at(folder, 3, false)), Err(FdStoreError::Gone));

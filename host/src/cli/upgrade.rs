@@ -34,8 +34,10 @@ const OTHERS: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHD
 /// Time for which a new process must live after it reported ready. If it exits sooner, it counts as
 /// failed too. Until then both processes accept.
 const STAYS_MIN: Duration = Duration::from_millis(100);
-/// The exit code if sessions that could not move stayed, as for `wharf plugin swap`.
+/// The exit code if sessions could not move, as for `wharf plugin swap`.
 const STAYED: u8 = 5;
+/// The reason of sessions that the new process had taken over when it crashed.
+const LOST: &str = "lost";
 
 #[derive(Args)]
 pub(super) struct UpgradeArgs {
@@ -59,7 +61,7 @@ pub(super) struct UpgradeArgs {
 /// Requests an upgrade of the running process, and returns the exit code.
 ///
 /// - 0: the new process serves, and all sessions have moved.
-/// - 5: the new process serves, and some sessions stayed.
+/// - 5: the new process serves, and some sessions stayed or were lost.
 /// - Others: as for `wharf ctl`. 1: nothing was changed.
 pub(super) fn run(arguments: &UpgradeArgs) -> ExitCode {
     let program = match arguments.program.as_ref().map(std::path::absolute).transpose() {
@@ -70,22 +72,36 @@ pub(super) fn run(arguments: &UpgradeArgs) -> ExitCode {
         json!({ "program": program, "timeout": arguments.timeout, "drain": arguments.drain });
     let ask = Ask::with("POST", "/v1/upgrade".into(), body);
     answer::send(arguments.socket.clone(), ask, arguments.json, |answer| {
-        let stayed = stayed(&answer["stayed"]);
-        if stayed == 0 {
-            return 0;
-        }
-        let sessions = if stayed == 1 { "session" } else { "sessions" };
-        eprintln!(
-            "wharf: {stayed} {sessions} stayed in the old process, which ends once they have, or \
-             its grace is over"
-        );
-        STAYED
+        let notes = notes(&answer["stayed"]);
+        notes.iter().for_each(|note| eprintln!("wharf: {note}"));
+        if notes.is_empty() { 0 } else { STAYED }
     })
 }
 
-/// How many sessions go on in the old process. Sessions that ended meanwhile are not counted.
+/// Returns the sentences about sessions that did not move, from the reasons of the API's answer.
+fn notes(reasons: &Value) -> Vec<String> {
+    let counted = |count: u64| match count {
+        1 => "1 session".to_owned(),
+        count => format!("{count} sessions"),
+    };
+    let mut notes = Vec::new();
+    let stayed = stayed(reasons);
+    if stayed > 0 {
+        notes.push(format!(
+            "{} stayed in the old process, which ends once they have, or its grace is over",
+            counted(stayed)
+        ));
+    }
+    if let Some(lost) = reasons[LOST].as_u64().filter(|lost| *lost > 0) {
+        let were = if lost == 1 { "was" } else { "were" };
+        notes.push(format!("{} {were} lost with the new process", counted(lost)));
+    }
+    notes
+}
+
+/// How many sessions go on in the old process. Sessions that are over are not counted.
 fn stayed(reasons: &Value) -> u64 {
-    let over = ["ended", "ending", "fault"];
+    let over = ["ended", "ending", "fault", LOST];
     let staying =
         reasons.as_object().into_iter().flatten().filter(|(why, _)| !over.contains(&why.as_str()));
     staying.filter_map(|(_, count)| count.as_u64()).sum()
@@ -177,7 +193,7 @@ impl Upgrader {
         if let Err(error) = threads.work(WorkKind::Urgent, move || child.release()).await {
             tracing::warn!(%error, process, "the new process is still a child of this one");
         }
-        let doors_taken = ready_peer.has_socket();
+        let endpoints_taken = ready_peer.has_socket();
         ready_peer.leave_store_alone();
         // systemd must know the new main process before that process sends its first message.
         systemd::tell(&[NotifyState::MainPid(process)]);
@@ -185,7 +201,7 @@ impl Upgrader {
         tracing::info!(process, moved = sent.moved, stayed = ?sent.stayed, "another \
             process took over");
         self.sent.send_replace(Some(options.drain.unwrap_or_else(|| servers.stop_grace())));
-        Ok(Upgraded { process, doors_taken, sent })
+        Ok(Upgraded { process, endpoints_taken, sent })
     }
 }
 
@@ -194,5 +210,27 @@ fn prepare_new_process(command: &mut Command) {
     command.env(MARK, "1");
     for name in OTHERS {
         command.env_remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lost_sessions_are_not_said_to_stay() {
+        let note = |reasons: Value| notes(&reasons).join("; ");
+        assert_eq!(note(json!({ "lost": 1 })), "1 session was lost with the new process");
+        assert_eq!(note(json!({ "lost": 2 })), "2 sessions were lost with the new process");
+        let both = note(json!({ "lost": 3, "tls": 2, "busy": 2, "ended": 8 }));
+        assert!(both.starts_with("4 sessions stayed in the old process, which"), "{both}");
+        assert!(both.ends_with("; 3 sessions were lost with the new process"), "{both}");
+    }
+
+    #[test]
+    fn ended_sessions_need_no_note() {
+        for reasons in [json!({}), json!({ "ended": 1, "ending": 2, "fault": 3 }), Value::Null] {
+            assert_eq!(notes(&reasons), Vec::<String>::new(), "{reasons}");
+        }
     }
 }

@@ -22,6 +22,9 @@ use crate::telemetry::ControlRequest;
 const BODY_MAX_BYTES: usize = 1 << 20;
 /// Time in which a body must arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most bytes of the framework's error about a query. A longer error is replaced by an empty one.
+const QUERY_ERROR_MAX_BYTES: usize = 4 << 10;
+
 pub(super) fn router(shared: Arc<Shared>) -> Router {
     let server = Router::new()
         .route("/", get(handlers::show))
@@ -117,7 +120,7 @@ async fn bounded(State(shared): State<Arc<Shared>>, request: Request, next: Next
     let ours =
         response.headers().get("content-type").is_some_and(|kind| kind == "application/json");
     if response.status() == StatusCode::BAD_REQUEST && !ours {
-        let text = to_bytes(response.into_body(), 4 << 10).await.unwrap_or_default();
+        let text = to_bytes(response.into_body(), QUERY_ERROR_MAX_BYTES).await.unwrap_or_default();
         return handlers::bad_query(&String::from_utf8_lossy(&text));
     }
     response

@@ -40,8 +40,8 @@ pub struct UpgradeOptions {
 pub struct Upgraded {
     /// The id of the new process.
     pub process: u32,
-    /// Whether the new process took over the API's sockets.
-    pub doors_taken: bool,
+    /// Whether the new process took over the API's Unix socket.
+    pub endpoints_taken: bool,
     /// What happened to the sessions.
     pub sent: SessionsSent,
 }
@@ -152,7 +152,7 @@ pub(super) async fn upgrade(State(shared): State<Arc<Shared>>, body: Bytes) -> A
         match &done {
             // The new process answers requests as soon as it serves. From then on this process
             // accepts no further ones.
-            Ok(done) => leaving.leave(done.doors_taken),
+            Ok(done) => leaving.leave(done.endpoints_taken),
             Err(_) => leaving.stays(),
         }
         done

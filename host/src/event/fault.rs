@@ -67,7 +67,8 @@ pub enum FaultKind {
     HandoffCalledOff,
     /// The old version saved more than it may.
     StateLimit,
-    /// The host had no slot or no memory for another instance.
+    /// The host had no slot or no memory for another instance, or the system refused a place for
+    /// the session's connection.
     Capacity,
     /// The call was cancelled because the server's deadline for its sessions to end passed.
     Cancelled,

@@ -91,7 +91,7 @@ pub(crate) enum RestoreError {
     #[error("restore-timeout")]
     TimedOut,
     /// Another session of the server has the session's number.
-    #[error("a session here has its number")]
+    #[error("number-taken")]
     NumberTaken,
     /// The plugin faulted or refused the state.
     #[error("{0}")]

@@ -64,6 +64,16 @@ impl Accepted {
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }
+
+    /// Returns a client whose descriptor has no events, so that every reactor refuses it.
+    #[cfg(test)]
+    pub(super) fn without_events() -> Self {
+        let file = File::open("/dev/null").expect("a file");
+        let stream = TcpStream::from(std::os::fd::OwnedFd::from(file));
+        stream.set_nonblocking(true).expect("a mode");
+        let address = SocketAddr::from(([127, 0, 0, 1], 9));
+        Self { stream, peer: address, local: address }
+    }
 }
 
 /// What to do after accepting failed.

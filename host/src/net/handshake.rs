@@ -1,6 +1,7 @@
 //! From an admitted client to an established session: the TLS handshake, or nothing on a plaintext
 //! server.
 
+use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
 
@@ -8,6 +9,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConnection;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::refusal::is_refused_by_system;
 use super::socket::Socket;
 use super::{Accepted, Credentials, CredentialsError, Stream};
 use crate::admission::{Admitted, Permit};
@@ -45,7 +47,7 @@ impl Established {
     }
 }
 
-/// Why a client got no session. All of these are the peer's doing.
+/// Why a client got no session. All but [`HandshakeError::System`] are the peer's doing.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum HandshakeError {
@@ -55,6 +57,8 @@ pub enum HandshakeError {
     Gone,
     /// The bytes were no TLS, or TLS that the server refuses.
     Tls(String),
+    /// The system refused the host a place for the connection.
+    System(io::Error),
 }
 
 impl HandshakeError {
@@ -65,6 +69,17 @@ impl HandshakeError {
             Self::Timeout => "handshake-timeout",
             Self::Gone => "handshake-gone",
             Self::Tls(_) => "handshake-tls",
+            Self::System(_) => "handshake-refused",
+        }
+    }
+
+    /// Returns the error of TLS or of the system. Empty if the name says all.
+    #[must_use]
+    pub fn detail(&self) -> Cow<'_, str> {
+        match self {
+            Self::Timeout | Self::Gone => Cow::Borrowed(""),
+            Self::Tls(detail) => Cow::Borrowed(detail.as_str()),
+            Self::System(error) => Cow::Owned(error.to_string()),
         }
     }
 }
@@ -100,7 +115,7 @@ impl Security {
         client: Admitted<Accepted>,
     ) -> Result<Established, HandshakeError> {
         let (Accepted { stream, peer, local }, permit) = client.into_parts();
-        let stream = Socket::bound(stream).map_err(|_| HandshakeError::Gone)?;
+        let stream = Socket::bound(stream).map_err(HandshakeError::System)?;
         let Some(acceptor) = &self.0 else {
             return Ok(Established {
                 peer,
@@ -113,15 +128,16 @@ impl Security {
         // Boxed: a handshake's state is several kilobytes, and a session keeps its task's size for
         // life.
         let handshake = Box::pin(acceptor.accept(stream));
-        let stream = handshake.await.map_err(|error| explain(&error))?;
+        let stream = handshake.await.map_err(explain)?;
         let tls = Some(settled(stream.get_ref().1));
         Ok(Established { peer, local, tls, stream: Stream::Tls(Box::new(stream)), permit })
     }
 }
 
-fn explain(error: &io::Error) -> HandshakeError {
+fn explain(error: io::Error) -> HandshakeError {
     match error.kind() {
         io::ErrorKind::InvalidData => HandshakeError::Tls(excerpt(error, FAULT_MAX_BYTES)),
+        _ if is_refused_by_system(&error) => HandshakeError::System(error),
         _ => HandshakeError::Gone,
     }
 }
@@ -157,14 +173,44 @@ fn iana(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use rustix::io::Errno;
+
     use super::*;
+    use crate::admission::{ClientCount, Gate, Networks, SharedLimits, Throttle};
 
     #[test]
     fn words_about_a_peer_are_short() {
         for length in [0, FAULT_MAX_BYTES, FAULT_MAX_BYTES + 1, 1 << 20] {
             let error = io::Error::new(io::ErrorKind::InvalidData, "x".repeat(length));
-            let HandshakeError::Tls(said) = explain(&error) else { panic!("it is of TLS") };
+            let HandshakeError::Tls(said) = explain(error) else { panic!("it is of TLS") };
             assert_eq!(said.len(), length.min(FAULT_MAX_BYTES));
+        }
+    }
+
+    #[tokio::test]
+    async fn refused_registration_is_not_the_peers_doing() {
+        let (process, tenant) = (ClientCount::up_to(0), ClientCount::up_to(0));
+        let shared = SharedLimits { process, instances: None, tenant };
+        let gate = Gate::new(Throttle::default(), Networks::default(), shared);
+        let client = Accepted::without_events();
+        let address = client.peer().ip();
+        let admitted = gate.admit(client, address, Instant::now()).expect("there is room");
+        let error = Security::plaintext().establish(admitted).await.expect_err("no events");
+        assert_eq!((error.name(), gate.clients()), ("handshake-refused", 0));
+        assert!(!error.detail().is_empty());
+    }
+
+    #[test]
+    fn broken_handshakes_stay_the_peers_doing() {
+        for (errno, name) in [
+            (Errno::CONNRESET, "handshake-gone"),
+            (Errno::PIPE, "handshake-gone"),
+            (Errno::NOMEM, "handshake-refused"),
+            (Errno::NOBUFS, "handshake-refused"),
+        ] {
+            assert_eq!(explain(errno.into()).name(), name, "{errno}");
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 
 use super::Accepted;
+use super::refusal::is_refused_by_system;
 
 /// Longest header of version 1 in bytes, by its specification.
 const V1_MAX_BYTES: usize = 107;
@@ -23,7 +24,8 @@ pub(super) const V2_START_BYTES: usize = 16;
 /// rest.
 pub(super) const V2_MAX_BYTES: usize = 4 << 10;
 
-/// Why a client behind a proxy is not admitted.
+/// Why a client behind a proxy is not admitted. All but [`ProxyError::System`] are the proxy's
+/// doing.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProxyError {
@@ -32,10 +34,19 @@ pub enum ProxyError {
     Timeout,
     /// The connection ended or broke before the header was complete.
     #[error("the connection ended inside the PROXY header: {0}")]
-    Gone(#[from] io::Error),
+    Gone(#[source] io::Error),
     /// The received bytes are no header.
     #[error("no PROXY header: {0}")]
     Malformed(String),
+    /// The system refused the host a place for the connection.
+    #[error("the system refused a place for the connection: {0}")]
+    System(#[source] io::Error),
+}
+
+impl From<io::Error> for ProxyError {
+    fn from(error: io::Error) -> Self {
+        if is_refused_by_system(&error) { Self::System(error) } else { Self::Gone(error) }
+    }
 }
 
 impl ProxyError {
@@ -46,6 +57,7 @@ impl ProxyError {
             Self::Timeout => "proxy-timeout",
             Self::Gone(_) => "proxy-gone",
             Self::Malformed(_) => "proxy-header",
+            Self::System(_) => "proxy-refused",
         }
     }
 }
@@ -61,9 +73,9 @@ impl Accepted {
     /// [`ProxyError`]; the connection is closed.
     pub async fn behind_proxy(self) -> Result<Self, ProxyError> {
         let Self { stream, peer, local } = self;
-        let mut stream = TcpStream::from_std(stream)?;
+        let mut stream = TcpStream::from_std(stream).map_err(ProxyError::System)?;
         let header = header(&mut stream).await?;
-        let stream = stream.into_std()?;
+        let stream = stream.into_std().map_err(ProxyError::System)?;
         let told = header.map(|(source, destination)| (canonical(source), canonical(destination)));
         let (peer, local) = told.unwrap_or((peer, local));
         Ok(Self { stream, peer, local })
@@ -151,4 +163,30 @@ fn version_2(bytes: &[u8]) -> Result<Option<(SocketAddr, SocketAddr)>, ProxyErro
 fn canonical(address: SocketAddr) -> SocketAddr {
     let ip: IpAddr = address.ip().to_canonical();
     SocketAddr::new(ip, address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn refused_registration_is_not_the_proxys_doing() {
+        let error = Accepted::without_events().behind_proxy().await.expect_err("no events");
+        assert_eq!(error.name(), "proxy-refused", "{error}");
+    }
+
+    #[test]
+    fn broken_connections_stay_the_proxys_doing() {
+        for (errno, name) in [
+            (Errno::CONNRESET, "proxy-gone"),
+            (Errno::PIPE, "proxy-gone"),
+            (Errno::NOMEM, "proxy-refused"),
+            (Errno::NOBUFS, "proxy-refused"),
+        ] {
+            let error = ProxyError::from(io::Error::from(errno));
+            assert_eq!(error.name(), name, "{error}");
+        }
+    }
 }

@@ -15,6 +15,10 @@ use crate::work::Stop;
 const LOOKED_EVERY: Duration = Duration::from_millis(20);
 /// Bytes that are read at once.
 const PIECE_BYTES: usize = 64 << 10;
+/// Bytes of standard error that are read at once. They are on the stack.
+const HEARD_BYTES: usize = 4 << 10;
+/// Reads of standard error between two looks at the other pipes.
+const HEARD_READS_MAX: usize = 16;
 
 /// A deadline, and a way to cancel the waits that it limits.
 pub(super) struct DeadlineIo {
@@ -46,11 +50,11 @@ impl<E: Read + AsFd> Heard<E> {
         Self { pipe: Some(pipe), kept: Vec::new(), max }
     }
 
-    /// Reads the bytes that are there, up to 64 KiB. Does not wait.
+    /// Reads the bytes that are there, with [`HEARD_READS_MAX`] reads at most. Does not wait.
     pub(super) fn hear(&mut self) {
-        let mut piece = [0; 4 << 10];
+        let mut piece = [0; HEARD_BYTES];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        for _ in 0..16 {
+        for _ in 0..HEARD_READS_MAX {
             let Some(pipe) = &mut self.pipe else { return };
             match poll(&mut [PollFd::new(&*pipe, PollFlags::IN)], Some(&at_once)) {
                 Ok(0) | Err(_) => return,

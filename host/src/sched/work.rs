@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::cpu::{Stretch, nanoseconds, thread_time};
 use super::quota::Quota;
 
-/// CPU time of the accepting thread for an admitted client: `accept`, socket options, a task.
+/// CPU time of the accepting thread for a client: `accept`, socket options, a task or a refusal.
 pub(crate) const ACCEPT_COST: Duration = Duration::from_micros(20);
 /// CPU time of the log's thread for a line: its part of a `write`.
 pub(crate) const LOG_LINE_COST: Duration = Duration::from_micros(2);

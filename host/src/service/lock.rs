@@ -24,6 +24,8 @@ use crate::locks::lock;
 use crate::sched::{Moment, stalls};
 use crate::telemetry::LockExpired;
 
+/// Shortest time for which a caller may ask to hold a lock.
+const LOCK_HOLD_MIN: Duration = Duration::from_millis(1);
 /// Longest time that a lock may be held.
 pub const LOCK_HOLD_MAX: Duration = Duration::from_secs(60);
 /// Longest time that a caller may wait for a lock.
@@ -148,7 +150,7 @@ impl Service {
         hold: Duration,
         accepting: watch::Receiver<u64>,
     ) -> Result<Lock, LockError> {
-        if wait > LOCK_WAIT_MAX || hold > LOCK_HOLD_MAX || hold < Duration::from_millis(1) {
+        if wait > LOCK_WAIT_MAX || hold > LOCK_HOLD_MAX || hold < LOCK_HOLD_MIN {
             return Err(LockError::Limit);
         }
         let deadline = Moment::now().excused() + wait;

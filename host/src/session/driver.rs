@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use self::mail::{Sent, flushed};
 use self::pending_call::{CancelScope, PendingCall};
+use self::placement::not_settled;
 pub use self::session::{Ended, Session};
 use super::buffers::Incoming;
 use super::deadlines::DueAction;
@@ -119,9 +120,9 @@ impl<P: Procedure, M> Session<P, M> {
             if matches!(step, Step::Connect | Step::Listen)
                 && let Err(error) = self.settle().await
             {
-                let detail = format!("the session could not change its thread: {error}");
-                self.fault = Some(("move", Fault::new(FaultKind::Host, detail)));
-                self.machine.lost(FaultKind::Host);
+                let fault = not_settled(&error);
+                self.machine.lost(fault.kind);
+                self.fault = Some(("move", fault));
                 continue;
             }
             match step {

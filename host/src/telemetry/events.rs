@@ -331,7 +331,7 @@ pub struct HandshakeFailed<'a> {
     pub peer: SocketAddr,
     /// The reason.
     pub reason: &'static str,
-    /// The error of TLS or of the proxy header; empty if there is none.
+    /// The error of TLS, of the proxy header or of the system; empty if there is none.
     pub detail: &'a str,
 }
 
@@ -464,10 +464,11 @@ impl Faulted<'_> {
         }
         revision.faulted(*class, &reason);
         if let Some(suppressed) = lines.pass(Instant::now()) {
-            let plugin = &**revision.plugin();
-            let detail = &fault.detail;
-            warn!(server, session, %peer, plugin, event, %reason, origin, suppressed, "plugin \
-                fault: {detail}");
+            let (plugin, detail) = (&**revision.plugin(), &fault.detail);
+            warn!(
+                server, session, %peer, plugin, event, %reason, origin, suppressed,
+                "event failed: {detail}"
+            );
         }
     }
 }

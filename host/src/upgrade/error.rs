@@ -19,19 +19,19 @@ pub enum OfferError {
     #[error(transparent)]
     Work(#[from] WorkError),
     /// The new process ended before it served.
-    #[error("it ended before it served")]
+    #[error("the new process ended before it served")]
     PeerEnded,
     /// The new process ended right after it said that it serves.
-    #[error("it said that it serves, and ended")]
+    #[error("the new process said that it serves, and ended")]
     PeerLeft,
     /// The new process took too long.
-    #[error("it did not serve in time")]
+    #[error("the new process did not serve in time")]
     PeerLate,
     /// The new process failed, and said why.
     #[error("{0}")]
     PeerFailed(String),
     /// The new process sent another message than an answer.
-    #[error("it does not speak as this program does")]
+    #[error("the new process sent a message that this program does not know")]
     PeerForeign,
     /// The system refused something, or the channel failed.
     #[error(transparent)]

@@ -67,8 +67,8 @@ impl UpgradeClient {
     ) -> Result<(), TakeOverError> {
         send_message(&mut self.fd_channel, &ToOld::Serves { endpoints })?;
         let receive = move || receive_sessions::receive(&servers, self.fd_channel, begins);
-        let thread = std::thread::Builder::new().name("wharf-arrivals".into()).spawn(receive);
-        thread?;
+        let receiving = std::thread::Builder::new().name("wharf-receive".into()).spawn(receive);
+        receiving?;
         Ok(())
     }
 

@@ -87,11 +87,12 @@ impl WorkKind {
 pub enum WorkError {
     /// The tenant's doing: too many of its steps wait already.
     #[error(
-        "{queued} steps of the tenant `{tenant}` wait for a thread already, and no more may; \
-         try again once some are done"
+        "{queued} steps of {} wait for a thread already, and no more may; try again once some are \
+         done",
+        owner(.tenant)
     )]
     Full {
-        /// The tenant.
+        /// The tenant; [`HOST`] for the host itself.
         tenant: Arc<str>,
         /// How many of its steps wait.
         queued: usize,
@@ -102,6 +103,11 @@ pub enum WorkError {
     /// The process ends.
     #[error("the process is stopping")]
     Ending,
+}
+
+/// Returns the owner of a queue, for messages.
+fn owner(tenant: &str) -> String {
+    if tenant == HOST { "the process".to_owned() } else { format!("the tenant `{tenant}`") }
 }
 
 /// The queue of one tenant and kind, at one moment.

@@ -177,3 +177,11 @@ fn thread_that_cannot_be_prepared_is_an_error() {
     let error = WorkPool::start(|| panic!("no memory")).err().expect("it cannot start");
     assert!(error.to_string().contains("no memory"), "{error}");
 }
+
+#[test]
+fn full_queue_of_the_host_names_the_process() {
+    let full = |tenant: &str| WorkError::Full { tenant: tenant.into(), queued: 64 }.to_string();
+    let (host, tenant) = (full(HOST), full("a"));
+    assert!(host.starts_with("64 steps of the process wait"), "{host}");
+    assert!(tenant.starts_with("64 steps of the tenant `a` wait"), "{tenant}");
+}

@@ -353,3 +353,18 @@ fn calls_are_charged_to_the_server_they_ask() {
     plant.site.ok("POST", "/v1/servers/worker/plugin/swap", swap);
     assert!(used() >= before + 0.01, "{} and {before} before", used());
 }
+
+#[test]
+fn suspended_server_pays_for_clients_it_rejects() {
+    const CLIENTS: u32 = 50;
+    /// A little less than the fixed charge of a client, for rounding.
+    const CHARGE_MIN: f64 = 0.000_019;
+    let plant = Plant::new("cpus = 0.5");
+    plant.site.ok("POST", "/v1/servers/worker/suspend", json!({ "newcomers": "reject" }));
+    let used = || plant.tenant()["cpu_seconds"].as_f64().expect("it is limited");
+    let before = used();
+    for _ in 0..CLIENTS {
+        Client::connect(plant.site.address()).expect_gone();
+    }
+    assert!(used() >= before + f64::from(CLIENTS) * CHARGE_MIN, "{} and {before} before", used());
+}

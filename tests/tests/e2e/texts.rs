@@ -140,7 +140,7 @@ fn answers_and_lines_about_huge_components_are_short() {
     let (code, answer) = swap(&site, &plugin);
     assert_eq!(code, 200, "{answer:.300}");
     Client::connect(site.address()).send("x").expect_gone();
-    short(&site.wharf.lines_until("plugin fault"));
+    short(&site.wharf.lines_until("event failed"));
 }
 
 #[test]

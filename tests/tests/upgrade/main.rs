@@ -108,7 +108,7 @@ fn failed_upgrade_changes_nothing() {
         folder,
         "#!/bin/sh\nprintf '\\002\\000\\000\\000\\000\\000\\000\\000{}' >&0\nexec sleep 600\n",
     );
-    fails(&["--program", &odd], &["does not speak as this program does"]);
+    fails(&["--program", &odd], &["sent a message that this program does not know"]);
     configure(folder, site.port, "", "max_clients = 'many'");
     fails(&[], &["max_clients"]);
     configure(folder, site.port, "", "");

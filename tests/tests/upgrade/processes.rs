@@ -73,7 +73,7 @@ fn program_without_launcher_ends_with_its_upgrade() {
     eventually("the program is another's", || parent(&program) != launcher.0);
     std::fs::write(&gate, "go\n").expect("it waits at the gate");
     let output = asks.wait_with_output().expect("it ends");
-    assert!(said(&output).contains("does not speak as this program does"), "{}", said(&output));
+    assert!(said(&output).contains("sent a message that this program"), "{}", said(&output));
     eventually("the program is gone", || is_gone(&program));
     echoes(&site);
 }
@@ -91,7 +91,9 @@ fn program_that_ends_after_ready_changes_nothing() {
     let output = upgrade(&site, &["--program", &program(site.folder.path(), text)]);
     let text = said(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
-    for words in ["it said that it serves, and ended", "exit status: 3", "nothing was changed"] {
+    for words in
+        ["the new process said that it serves, and ended", "exit status: 3", "nothing was changed"]
+    {
         assert!(text.contains(words), "no {words:?} in {text}");
     }
     old.send("two").expect("two");

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::session::Session;
-use crate::event::{Port, Procedure};
-use crate::net::Stream;
+use crate::event::{Fault, FaultKind, Port, Procedure};
+use crate::net::{Stream, is_refused_by_system};
 use crate::sched::here;
 use crate::session::alarm::Alarm;
 
@@ -38,6 +38,32 @@ impl<P: Procedure, M> Session<P, M> {
         if let Some(instance) = instance {
             let class = self.handle.priority();
             self.run_permit.perform(class, async move { drop(instance) }).await;
+        }
+    }
+}
+
+/// Returns the fault of a session that could not change its thread: a refusal by the system, or
+/// else a bug of the host.
+pub(super) fn not_settled(error: &io::Error) -> Fault {
+    let kind = if is_refused_by_system(error) { FaultKind::Capacity } else { FaultKind::Host };
+    Fault::new(kind, format!("the session could not change its thread: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn refused_reactor_is_no_bug_of_the_host() {
+        for (errno, kind) in [
+            (Errno::NOMEM, FaultKind::Capacity),
+            (Errno::NOSPC, FaultKind::Capacity),
+            (Errno::BADF, FaultKind::Host),
+            (Errno::EXIST, FaultKind::Host),
+        ] {
+            assert_eq!(not_settled(&errno.into()).kind, kind, "{errno}");
         }
     }
 }
