@@ -2,7 +2,8 @@
 //! interfaces.
 //!
 //! Every call is charged to the event's fuel, so a storm of cheap calls ends like any other loop.
-//! No argument of a guest makes a call here fail the store.
+//! An argument that breaks the canonical ABI, such as text that is not UTF-8, traps. More bytes
+//! than `copy_max_bytes` end the event as `copy-limit`. Every other argument gets an answer.
 
 use std::future::poll_fn;
 use std::time::Instant;

@@ -79,6 +79,7 @@ impl Drop for Mail {
     }
 }
 
+/// The mailbox of one session. It takes mail and signals from other tasks, and never waits.
 #[derive(Debug)]
 pub(super) struct Mailbox {
     signals: AtomicU8,

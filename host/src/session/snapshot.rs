@@ -120,7 +120,7 @@ pub enum PackError {
     /// The connection is encrypted, and its keys cannot be moved.
     #[error("tls")]
     Encrypted,
-    /// The plugin does not export `handoff`, or the instance is shared.
+    /// The plugin neither exports `handoff` nor is stateless, or the instance is shared.
     #[error("no-handoff")]
     NoHandoff,
     /// The saved state is larger than the limit.

@@ -2,9 +2,9 @@
 //! share fairly.
 //!
 //! The threads exist before the host serves anything, so the system cannot refuse one later. Each
-//! [`WorkKind`] has its own threads, because their steps take differently long. A slow compilation
-//! holds up no read of a key, and neither holds up a roll-back. In each kind the queue alternates
-//! between tenants, and one tenant has a limited number of threads
+//! [`WorkKind`] has its own threads, because steps of one kind take far longer than those of
+//! another. A slow compilation holds up no read of a key, and neither holds up a roll-back. In each
+//! kind the queue alternates between tenants, and one tenant has a limited number of threads
 //! ([`WorkKind::running_tenant_max`]).
 
 mod own_thread;
