@@ -190,7 +190,7 @@ async fn introduced(
         biased;
         established = establish(service, connection, placement) => established,
         () = recalled => {
-            let (server, reason) = (&*service.name, "handshake-recalled");
+            let (server, reason) = (&*service.name, HandshakeError::Recalled.name());
             HandshakeFailed { server, peer, reason, detail: "" }.emit(&service.counters);
             None
         }

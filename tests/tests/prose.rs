@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use wharf_tests::sources::tests_of;
+
 /// Columns of a line.
 const COLUMNS_MAX: usize = 100;
 /// Wider lines of code: texts that must stay whole, such as a key or a metric with its labels.
@@ -192,29 +194,6 @@ fn pages_can_be_skimmed() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
-/// Names of the tests in a file: functions below `#[test]`, and those of `proptest!`.
-fn tests_of(text: &str) -> Vec<String> {
-    let name = |line: &str| {
-        let rest = line.trim_start().trim_start_matches("async ");
-        let rest = rest.strip_prefix("fn ")?;
-        rest.split_once('(').map(|(name, _)| name.to_owned())
-    };
-    let (mut found, mut is_test, mut is_property) = (Vec::new(), false, false);
-    for line in text.lines() {
-        let start = line.trim_start();
-        is_property = is_property && line != "}" || start.starts_with("proptest! {");
-        if start.starts_with("#[test]") || start.starts_with("#[tokio::test") {
-            is_test = true;
-        } else if let Some(name) = name(line) {
-            if is_test || is_property && line.starts_with("    fn ") {
-                found.push(name);
-            }
-            is_test = false;
-        }
-    }
-    found
 }
 
 #[test]

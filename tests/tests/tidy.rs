@@ -2,7 +2,10 @@
 //!
 //! - which layer may import which, and where each outside crate is used;
 //! - that files are short and begin by saying what they are;
-//! - that documents name files, tests, reasons and codes that exist.
+//! - that documents name files, tests, reasons and codes that exist, and each reason and code.
+
+#[path = "tidy/pages.rs"]
+mod pages;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -333,55 +336,6 @@ fn every_language_has_a_page() {
     }
 }
 
-#[test]
-fn every_reason_is_explained_to_operators() {
-    let text = fs::read_to_string(root().join("docs/operating/reasons.md")).expect("the document");
-    let refusals = wharf::admission::Refusal::ALL.into_iter().map(wharf::admission::Refusal::name);
-    let endings =
-        wharf::event::DisconnectReason::ALL.into_iter().map(wharf::event::DisconnectReason::name);
-    let faults = wharf::event::FaultKind::NAMED.into_iter().map(|kind| kind.name());
-    let reasons = refusals.chain(endings).map(Into::into).chain(faults);
-    for reason in reasons {
-        assert!(
-            text.contains(&format!("`{reason}`")),
-            "docs/operating/reasons.md does not explain `{reason}`"
-        );
-    }
-}
-
-#[test]
-fn every_api_code_is_documented() {
-    let document =
-        fs::read_to_string(root().join("host/src/control/openapi.json")).expect("the document");
-    let mut seen = 0;
-    for file in fs::read_dir(root().join("host/src/control")).expect("a folder").flatten() {
-        let Some(text) = file
-            .path()
-            .extension()
-            .filter(|end| *end == "rs")
-            .and(fs::read_to_string(file.path()).ok())
-        else {
-            continue;
-        };
-        // The code is the first text in a call that makes a problem.
-        let makers = ["Problem::new(", "Problem::bad(", "Problem::conflict("];
-        for (at, _) in makers.iter().flat_map(|maker| text.match_indices(maker)) {
-            let made = &text[at..(at + 120).min(text.len())];
-            let Some(code) = made.split_once(';').map_or(made, |(made, _)| made).split('"').nth(1)
-            else {
-                continue;
-            };
-            if code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') {
-                let listed = document.contains(&format!("\"{code}\""))
-                    && document.contains(&format!("`{code}` ("));
-                assert!(listed, "openapi.json does not list or describe `{code}`");
-                seen += 1;
-            }
-        }
-    }
-    assert!(seen > 20, "{seen}");
-}
-
 /// Each released contract, with the digest of its folder, which never changes.
 const RELEASED: [(&str, &str); 1] =
     [("0.1.0", "389e1f55f3d0c959328c3a2d57ab708c3561d2bb9697ed6db4ed9008b317efa8")];
@@ -467,22 +421,4 @@ fn changes_except_new_interfaces_are_breaches() {
     };
     assert_eq!((with_more(&text), with_more(&import)), (vec![], vec![]));
     assert!(!with_more(&export).is_empty());
-}
-
-#[test]
-fn page_of_isolation_names_tests_that_exist() {
-    let page = fs::read_to_string(root().join("docs/isolation.md")).expect("the page");
-    let (mut wrong, mut seen) = (Vec::new(), 0);
-    for line in page.lines().filter(|line| line.contains("](../")) {
-        let file =
-            line.split("](../").nth(1).and_then(|rest| rest.split(')').next()).expect("a file");
-        let test = line.split('`').nth(1).expect("a test");
-        let text = fs::read_to_string(root().join(file)).unwrap_or_default();
-        if !(text.contains(&format!("fn {test}(")) || text.contains(&format!("\"{test}"))) {
-            wrong.push(format!("docs/isolation.md: {file} has no test `{test}`"));
-        }
-        seen += 1;
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(seen > 40, "{seen}");
 }

@@ -71,9 +71,9 @@ pub(super) fn pull(arguments: &PullArgs, json: bool) -> ExitCode {
 fn send(arguments: &PushArgs, reference: &Reference) -> Result<Value> {
     let registries = arguments.terms.read()?;
     let key = arguments.sign.as_deref().map(SigningKey::read).transpose()?;
-    let parcel = parcel(&arguments.file)?;
-    let version = parcel.version.clone();
-    let digest = registries.push(reference, parcel, key.as_ref())?;
+    let component = component(&arguments.file)?;
+    let version = component.version.clone();
+    let digest = registries.push(reference, component, key.as_ref())?;
     Ok(json!({
         "reference": reference.pinned(&digest).to_string(),
         "digest": digest.as_str(),
@@ -84,7 +84,7 @@ fn send(arguments: &PushArgs, reference: &Reference) -> Result<Value> {
 
 /// Reads and loads a plugin for a push. The load has every grant: a plugin that loads here can load
 /// on every server that grants its imports.
-fn parcel(path: &Path) -> Result<PushedComponent> {
+fn component(path: &Path) -> Result<PushedComponent> {
     let folder = match path.file_name() {
         Some(name) if name == MANIFEST_FILE => path.parent(),
         _ => Some(path).filter(|path| path.is_dir()),

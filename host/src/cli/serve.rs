@@ -171,14 +171,14 @@ async fn steer(
 ) -> Result<()> {
     let watchdog = tokio::spawn(systemd::watch(servers.host().clone()));
     systemd::tell(&[NotifyState::Ready]);
-    let mut wish = loop {
-        let wish = tokio::select! {
-            wish = signals.next() => wish,
+    let mut request = loop {
+        let request = tokio::select! {
+            request = signals.next() => request,
             Ok(grace) = sent.wait_for(Option::is_some) => {
                 Request::Replaced(grace.unwrap_or_default())
             }
         };
-        match wish {
+        match request {
             Request::Reload if !has_file => {
                 tracing::info!("SIGHUP: there is no configuration file to read again");
             }
@@ -195,10 +195,10 @@ async fn steer(
                     systemd::tell(&[NotifyState::Ready]);
                 });
             }
-            wish => break wish,
+            request => break request,
         }
     };
-    let grace = match (wish, store) {
+    let grace = match (request, store) {
         // By now the new process is the unit's main process, so this one tells systemd nothing.
         (Request::Replaced(grace), _) => grace,
         (Request::Leave, Some(store)) => {
@@ -206,7 +206,7 @@ async fn steer(
             let (grace, start) = (servers.stop_grace(), Instant::now());
             tokio::select! {
                 () = detach_for_next_process(servers, store, grace) => {}
-                _ = signals.end() => wish = Request::Stop,
+                _ = signals.end() => request = Request::Stop,
             }
             grace.saturating_sub(start.elapsed())
         }
@@ -215,7 +215,7 @@ async fn steer(
             servers.stop_grace()
         }
     };
-    signals.finish(wish, servers, grace).await;
+    signals.finish(request, servers, grace).await;
     watchdog.abort();
     Ok(())
 }

@@ -58,15 +58,15 @@ impl Signals {
         loop {
             match self.next().await {
                 Request::Reload => {}
-                wish => return wish,
+                request => return request,
             }
         }
     }
 
     /// Ends the servers as requested. A drain lets sessions finish until `grace` is over. Another
     /// signal ends the drain, and one more cuts off the remaining sessions.
-    pub(super) async fn finish(&mut self, wish: Request, servers: &Servers, grace: Duration) {
-        if wish != Request::Stop {
+    pub(super) async fn finish(&mut self, request: Request, servers: &Servers, grace: Duration) {
+        if request != Request::Stop {
             tracing::info!(?grace, "draining; another signal stops");
             tokio::select! {
                 () = servers.drain(grace) => {}

@@ -159,6 +159,7 @@ impl Collector for AllServers {
                 }
             }
         }
+        of_changes(&mut to, &servers)?;
         let revisions: Vec<_> = servers
             .iter()
             .flat_map(|(seen, server)| {
@@ -225,6 +226,22 @@ impl Collector for Queues {
         }
         Ok(())
     }
+}
+
+/// Encodes how many changes of each server's version were refused.
+fn of_changes(
+    to: &mut DescriptorEncoder,
+    servers: &[(Snapshot, Arc<ServerHandle>)],
+) -> Result<(), fmt::Error> {
+    let help = "Changes of the version refused because too many waited";
+    let mut counter =
+        to.encode_descriptor("version_changes_refused", help, None, MetricType::Counter)?;
+    for (_, server) in servers {
+        counter
+            .encode_family(&[("server", server.name())])?
+            .encode_counter::<NoLabelSet, _, u64>(&server.changes_refused(), None)?;
+    }
+    Ok(())
 }
 
 /// Encodes the use and the size of each pool, and how often a pool had no room.

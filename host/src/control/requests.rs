@@ -68,7 +68,7 @@ pub(super) struct Nothing {}
 
 #[derive(Deserialize, Default, Clone, Copy)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum HowNewConnections {
+pub(super) enum NewConnectionsOption {
     #[default]
     Queue,
     Reject,
@@ -76,7 +76,7 @@ pub(super) enum HowNewConnections {
 
 #[derive(Deserialize, Default, Clone, Copy)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum HowSessions {
+pub(super) enum SessionsOption {
     #[default]
     Keep,
     Drain,
@@ -87,9 +87,9 @@ pub(super) enum HowSessions {
 #[serde(deny_unknown_fields)]
 pub(super) struct Suspend {
     #[serde(default, rename = "newcomers")]
-    new_connections: HowNewConnections,
+    new_connections: NewConnectionsOption,
     #[serde(default)]
-    sessions: HowSessions,
+    sessions: SessionsOption,
     deadline: Option<Span>,
 }
 
@@ -116,13 +116,15 @@ fn ending(drain: bool, deadline: Option<Span>) -> Result<ServerEnding, Problem> 
 impl Suspend {
     pub(super) fn read(&self) -> Result<(NewConnections, Option<ServerEnding>), Problem> {
         let new_connections = match self.new_connections {
-            HowNewConnections::Queue => NewConnections::Queue,
-            HowNewConnections::Reject => NewConnections::Reject,
+            NewConnectionsOption::Queue => NewConnections::Queue,
+            NewConnectionsOption::Reject => NewConnections::Reject,
         };
         let sessions = match self.sessions {
-            HowSessions::Keep if self.deadline.is_none() => None,
-            HowSessions::Drain => Some(ending(true, self.deadline)?),
-            HowSessions::Keep | HowSessions::Disconnect => Some(ending(false, self.deadline)?),
+            SessionsOption::Keep if self.deadline.is_none() => None,
+            SessionsOption::Drain => Some(ending(true, self.deadline)?),
+            SessionsOption::Keep | SessionsOption::Disconnect => {
+                Some(ending(false, self.deadline)?)
+            }
         };
         Ok((new_connections, sessions))
     }

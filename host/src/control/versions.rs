@@ -121,6 +121,9 @@ fn refused(error: SwapError) -> Problem {
         SwapError::NotKept(_) | SwapError::NotRecorded(..) => {
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "not-recorded", text)
         }
+        SwapError::TooManyWaiting(_) => {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-waiting", text)
+        }
         SwapError::NoRoom(_) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no-room", text),
         SwapError::Canary(..) => Problem::new(StatusCode::BAD_REQUEST, "bad-value", text),
         _ => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-plugin", text),

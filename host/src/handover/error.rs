@@ -54,6 +54,22 @@ pub(crate) enum LeaveError {
     System(#[from] io::Error),
 }
 
+impl LeaveError {
+    /// Every word that does not come from another error.
+    pub(super) const NAMES: [&'static str; 10] = [
+        "busy",
+        "ended",
+        "no-time",
+        "stopping",
+        "host-fault",
+        "other-version",
+        "too-large",
+        "no-descriptor",
+        "new-process-gone",
+        "lost",
+    ];
+}
+
 /// Reason why a descriptor store does not keep a session. The text is a word for reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -64,6 +80,11 @@ pub enum FdStoreError {
     /// The store has no room for the session's descriptors.
     #[error("store-full")]
     Full,
+}
+
+impl FdStoreError {
+    /// Every word.
+    pub const NAMES: [&'static str; 2] = ["store-gone", "store-full"];
 }
 
 /// Why a session is not restored in this process.
@@ -99,4 +120,94 @@ pub(crate) enum RestoreError {
     /// The connection or the snapshot cannot be used.
     #[error(transparent)]
     System(#[from] io::Error),
+}
+
+impl RestoreError {
+    /// Every word that does not come from another error.
+    pub(super) const NAMES: [&'static str; 7] = [
+        "no-such-server",
+        "number-taken",
+        "other-version",
+        "no-connection",
+        "no-state",
+        "stopping",
+        "restore-timeout",
+    ];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Each match below names every variant, so that a new variant asks for its word.
+
+    #[test]
+    fn pack_error_lists_its_words() {
+        use PackError as E;
+        let all = [E::Encrypted, E::NoHandoff, E::StateLimit, E::Fault, E::Ending, E::NoDescriptor];
+        for error in all {
+            match error {
+                E::Encrypted | E::NoHandoff | E::StateLimit => {}
+                E::Fault | E::Ending | E::NoDescriptor => {}
+            }
+        }
+        assert_eq!(all.map(|error| error.to_string()), E::NAMES);
+    }
+
+    #[test]
+    fn leave_error_lists_its_words() {
+        use LeaveError as E;
+        let is_word = |error: &E| match error {
+            E::Busy | E::Ended | E::NoTime | E::Stopping | E::HostFault => true,
+            E::OtherVersion | E::TooLarge | E::NoDescriptor | E::PeerGone | E::Lost => true,
+            E::Pack(_) | E::Refused(_) | E::NotStored(_) | E::System(_) => false,
+        };
+        let all = [
+            E::Busy,
+            E::Ended,
+            E::NoTime,
+            E::Stopping,
+            E::HostFault,
+            E::OtherVersion,
+            E::TooLarge,
+            E::NoDescriptor,
+            E::PeerGone,
+            E::Lost,
+        ];
+        assert!(all.iter().all(is_word));
+        assert_eq!(all.map(|error| error.to_string()), E::NAMES);
+    }
+
+    #[test]
+    fn store_error_lists_its_words() {
+        use FdStoreError as E;
+        let all = [E::Gone, E::Full];
+        for error in all {
+            match error {
+                E::Gone | E::Full => {}
+            }
+        }
+        assert_eq!(all.map(|error| error.to_string()), E::NAMES);
+    }
+
+    #[test]
+    fn restore_error_lists_its_words() {
+        use RestoreError as E;
+        let is_word = |error: &E| match error {
+            E::NoServer | E::OtherVersion | E::NoConnection | E::NoState => true,
+            E::Stopping | E::TimedOut | E::NumberTaken => true,
+            E::NotAdmitted(_) | E::Fault(_) | E::System(_) => false,
+        };
+        let all = [
+            E::NoServer,
+            E::NumberTaken,
+            E::OtherVersion,
+            E::NoConnection,
+            E::NoState,
+            E::Stopping,
+            E::TimedOut,
+        ];
+        assert!(all.iter().all(is_word));
+        assert_eq!(all.map(|error| error.to_string()), E::NAMES);
+    }
 }

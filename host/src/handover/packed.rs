@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use tokio::sync::oneshot;
 
-use super::error::LeaveError;
-use crate::session::SessionSnapshot;
+use super::error::{FdStoreError, LeaveError, RestoreError};
+use crate::session::{PackError, SessionSnapshot};
 
 /// A packed session. If `verdict` is dropped, the session goes on here.
 pub(crate) struct PackedSession {
@@ -32,4 +32,13 @@ pub struct SessionsSent {
     pub moved: usize,
     /// Number of sessions that the new process or the store did not take, by reason.
     pub stayed: BTreeMap<String, usize>,
+}
+
+impl SessionsSent {
+    /// Returns every fixed reason of `stayed`, some of them twice. Other reasons are the names of
+    /// [`Refusal`](crate::admission::Refusal) and the words of a fault or of the system.
+    pub fn reasons() -> impl Iterator<Item = &'static str> {
+        let here = PackError::NAMES.into_iter().chain(LeaveError::NAMES);
+        here.chain(FdStoreError::NAMES).chain(RestoreError::NAMES)
+    }
 }

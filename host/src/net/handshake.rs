@@ -47,7 +47,8 @@ impl Established {
     }
 }
 
-/// Why a client got no session. All but [`HandshakeError::System`] are the peer's doing.
+/// Why a client got no session. All but [`HandshakeError::Recalled`] and
+/// [`HandshakeError::System`] are the peer's doing.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum HandshakeError {
@@ -59,17 +60,30 @@ pub enum HandshakeError {
     Tls(String),
     /// The system refused the host a place for the connection.
     System(io::Error),
+    /// The server ended its clients meanwhile.
+    Recalled,
 }
 
 impl HandshakeError {
+    /// Every name.
+    pub const NAMES: [&'static str; 5] = [
+        "handshake-timeout",
+        "handshake-gone",
+        "handshake-tls",
+        "handshake-refused",
+        "handshake-recalled",
+    ];
+
     /// Returns the stable name for logs and metrics.
     #[must_use]
     pub fn name(&self) -> &'static str {
+        let [timeout, gone, tls, refused, recalled] = Self::NAMES;
         match self {
-            Self::Timeout => "handshake-timeout",
-            Self::Gone => "handshake-gone",
-            Self::Tls(_) => "handshake-tls",
-            Self::System(_) => "handshake-refused",
+            Self::Timeout => timeout,
+            Self::Gone => gone,
+            Self::Tls(_) => tls,
+            Self::System(_) => refused,
+            Self::Recalled => recalled,
         }
     }
 
@@ -77,7 +91,7 @@ impl HandshakeError {
     #[must_use]
     pub fn detail(&self) -> Cow<'_, str> {
         match self {
-            Self::Timeout | Self::Gone => Cow::Borrowed(""),
+            Self::Timeout | Self::Gone | Self::Recalled => Cow::Borrowed(""),
             Self::Tls(detail) => Cow::Borrowed(detail.as_str()),
             Self::System(error) => Cow::Owned(error.to_string()),
         }

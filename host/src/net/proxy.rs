@@ -50,14 +50,19 @@ impl From<io::Error> for ProxyError {
 }
 
 impl ProxyError {
+    /// Every name.
+    pub const NAMES: [&'static str; 4] =
+        ["proxy-timeout", "proxy-gone", "proxy-header", "proxy-refused"];
+
     /// Returns the stable name for logs and metrics.
     #[must_use]
     pub fn name(&self) -> &'static str {
+        let [timeout, gone, malformed, refused] = Self::NAMES;
         match self {
-            Self::Timeout => "proxy-timeout",
-            Self::Gone(_) => "proxy-gone",
-            Self::Malformed(_) => "proxy-header",
-            Self::System(_) => "proxy-refused",
+            Self::Timeout => timeout,
+            Self::Gone(_) => gone,
+            Self::Malformed(_) => malformed,
+            Self::System(_) => refused,
         }
     }
 }

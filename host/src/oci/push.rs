@@ -57,7 +57,7 @@ impl Registries {
     pub fn push(
         &self,
         reference: &Reference,
-        parcel: PushedComponent,
+        component: PushedComponent,
         key: Option<&SigningKey>,
     ) -> Result<Digest, RegistryError> {
         let pushed = match reference.digest() {
@@ -67,7 +67,7 @@ impl Registries {
             None => on_this_thread(
                 &self.registry_config,
                 &Stop::default(),
-                guarded(push(&self.registry_config, reference, parcel, key)),
+                guarded(push(&self.registry_config, reference, component, key)),
             ),
         };
         pushed.map_err(|problem| RegistryError { reference: reference.to_string(), problem })
@@ -87,7 +87,7 @@ async fn guarded<T>(
 async fn push(
     registry_config: &RegistryConfig,
     reference: &Reference,
-    parcel: PushedComponent,
+    component: PushedComponent,
     key: Option<&SigningKey>,
 ) -> Result<Digest, RegistryProblem> {
     let auth = match registry_config.credentials.of(reference.registry()) {
@@ -98,12 +98,12 @@ async fn push(
     let failed = |error: OciDistributionError| explain(&error, known);
     let client = client(registry_config, reference)?;
     client.auth(reference.inner(), &auth, RegistryOperation::Push).await.map_err(failed)?;
-    let layer = Digest::of(&parcel.bytes);
-    let config = config(&parcel, &layer);
-    let manifest = manifest(&parcel, &layer, &config)?;
+    let layer = Digest::of(&component.bytes);
+    let config = config(&component, &layer);
+    let manifest = manifest(&component, &layer, &config)?;
     let digest = Digest::of(&manifest);
 
-    client.push_blob(reference.inner(), parcel.bytes, layer.as_str()).await.map_err(failed)?;
+    client.push_blob(reference.inner(), component.bytes, layer.as_str()).await.map_err(failed)?;
     let name = Digest::of(&config);
     client.push_blob(reference.inner(), config, name.as_str()).await.map_err(failed)?;
     put(&client, &reference.pinned(&digest), manifest.clone()).await.map_err(failed)?;
@@ -161,31 +161,31 @@ async fn sign(
 
 /// Creates the configuration, which describes the component to programs that do not fetch it. The
 /// same component has the same configuration each time.
-fn config(parcel: &PushedComponent, layer: &Digest) -> Vec<u8> {
+fn config(component: &PushedComponent, layer: &Digest) -> Vec<u8> {
     let config = json!({
         "created": "1970-01-01T00:00:00Z",
         "architecture": "wasm",
         "os": "wasip2",
         "layerDigests": [layer.as_str()],
-        "component": { "exports": parcel.exports, "imports": parcel.imports },
+        "component": { "exports": component.exports, "imports": component.imports },
     });
     config.to_string().into_bytes()
 }
 
 fn manifest(
-    parcel: &PushedComponent,
+    component: &PushedComponent,
     layer: &Digest,
     config: &[u8],
 ) -> Result<Vec<u8>, RegistryProblem> {
-    let mut said = BTreeMap::from([(TITLE.to_owned(), parcel.name.clone())]);
-    said.extend(parcel.version.clone().map(|version| (VERSION.to_owned(), version)));
-    if !parcel.description.is_empty() {
-        said.insert(DESCRIPTION.to_owned(), parcel.description.clone());
+    let mut said = BTreeMap::from([(TITLE.to_owned(), component.name.clone())]);
+    said.extend(component.version.clone().map(|version| (VERSION.to_owned(), version)));
+    if !component.description.is_empty() {
+        said.insert(DESCRIPTION.to_owned(), component.description.clone());
     }
     let layer = OciDescriptor {
         media_type: LAYER_TYPE.into(),
         digest: layer.to_string(),
-        size: i64::try_from(parcel.bytes.len()).unwrap_or(i64::MAX),
+        size: i64::try_from(component.bytes.len()).unwrap_or(i64::MAX),
         ..OciDescriptor::default()
     };
     let manifest = image(config, layer, Some(said))?;

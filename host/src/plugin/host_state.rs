@@ -45,8 +45,7 @@ struct Wasi {
 
 impl HostState {
     pub(super) fn new(scope: Scope, context: Arc<Context>, ticker: Ticker) -> Self {
-        let limiter =
-            Limiter { context: Arc::clone(&context), memory: 0, last: 0, tables: 0, refused: None };
+        let limiter = Limiter::new(Arc::clone(&context));
         let speaker = Arc::new(AtomicU64::new(scope.port.info().id));
         Self { scope, context, limiter, clock: CpuClock::default(), ticker, speaker, wasi: None }
     }
@@ -89,8 +88,11 @@ pub(super) struct Limiter {
     context: Arc<Context>,
     pub(super) memory: usize,
     /// Bytes of the last memory growth that the limits allowed.
-    last: usize,
+    last_memory: usize,
+    /// Elements of all tables together.
     tables: usize,
+    /// Elements of the last table growth that the limits allowed.
+    last_table: usize,
     /// A refused growth. It explains a trap soon after.
     pub(super) refused: Option<Refused>,
 }
@@ -106,6 +108,12 @@ pub(super) enum Refused {
     Tables,
     /// The memory of the process, or a refusal by the system.
     Host,
+}
+
+impl Limiter {
+    fn new(context: Arc<Context>) -> Self {
+        Self { context, memory: 0, last_memory: 0, tables: 0, last_table: 0, refused: None }
+    }
 }
 
 impl ResourceLimiter for Limiter {
@@ -127,7 +135,7 @@ impl ResourceLimiter for Limiter {
             (false, _) => Some(Refused::Memory),
             (true, false) => Some(Refused::Tenant),
             (true, true) => {
-                (self.memory, self.last) = (total, more);
+                (self.memory, self.last_memory) = (total, more);
                 self.context.holding.grew(more);
                 return Ok(true);
             }
@@ -141,7 +149,7 @@ impl ResourceLimiter for Limiter {
             // The system refused a growth that the limits had allowed. That is no fault of the
             // plugin.
             self.refused = Some(Refused::Host);
-            let last = std::mem::take(&mut self.last);
+            let last = std::mem::take(&mut self.last_memory);
             self.memory = self.memory.saturating_sub(last);
             self.context.quota.give_memory(last);
             self.context.holding.shrank(last);
@@ -155,11 +163,12 @@ impl ResourceLimiter for Limiter {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let total = self.tables.saturating_add(desired.saturating_sub(current));
+        let more = desired.saturating_sub(current);
+        let total = self.tables.saturating_add(more);
         let fits = total <= self.context.limits.table_elements_max
             && maximum.is_none_or(|maximum| desired <= maximum);
         if fits {
-            self.tables = total;
+            (self.tables, self.last_table) = (total, more);
         } else {
             self.refused = Some(Refused::Tables);
         }
@@ -167,7 +176,12 @@ impl ResourceLimiter for Limiter {
     }
 
     fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.refused = Some(if is_out_of_room(&error) { Refused::Host } else { Refused::Tables });
+        self.refused = Some(Refused::Tables);
+        if is_out_of_room(&error) {
+            // As for a memory, the refused growth does not count.
+            self.refused = Some(Refused::Host);
+            self.tables = self.tables.saturating_sub(std::mem::take(&mut self.last_table));
+        }
         Ok(())
     }
 
@@ -295,7 +309,7 @@ mod tests {
 
     fn limiter(engine: &Engine) -> Limiter {
         let context = Arc::new(Context::of(InstanceLimits::default(), Arc::clone(engine.own())));
-        Limiter { context, memory: 0, last: 0, tables: 0, refused: None }
+        Limiter::new(context)
     }
 
     /// Errors of the engine when the system refuses memory, within any number of causes.
@@ -326,6 +340,36 @@ mod tests {
             assert_eq!(limiter.refused, Some(Refused::Host), "{said}");
             limiter.table_grow_failed(refusal()).expect("noted");
             assert_eq!(limiter.refused, Some(Refused::Host), "{said}");
+        }
+    }
+
+    #[test]
+    fn refused_table_growth_does_not_count() {
+        let engine = Engine::new(EngineConfig { sessions_max: 1, ..EngineConfig::default() })
+            .expect("an engine");
+        let most = limiter(&engine).context.limits.table_elements_max;
+        for elements in [1, most / 2, most - 1, most] {
+            for error in refusals() {
+                let said = format!("{elements} elements: {error:#}");
+                let mut limiter = limiter(&engine);
+                for _ in 0..100 {
+                    assert!(limiter.table_growing(0, elements, None).expect("an answer"), "{said}");
+                    limiter.table_grow_failed(refusal()).expect("noted");
+                    let found = (limiter.refused.take(), limiter.tables);
+                    assert_eq!(found, (Some(Refused::Host), 0), "{said}");
+                }
+                assert!(limiter.table_growing(0, elements, None).expect("an answer"), "{said}");
+                // A growth that the engine refuses by itself was never counted.
+                limiter.table_grow_failed(wasmtime::Error::msg("too large")).expect("noted");
+                let found = (limiter.refused.take(), limiter.tables);
+                assert_eq!(found, (Some(Refused::Tables), elements), "{said}");
+                limiter.table_grow_failed(error).expect("noted");
+                assert_eq!((limiter.refused.take(), limiter.tables), (Some(Refused::Host), 0));
+                // What is left is all of the limit, and no element more.
+                assert!(!limiter.table_growing(0, most + 1, None).expect("an answer"), "{said}");
+                assert_eq!(limiter.refused.take(), Some(Refused::Tables), "{said}");
+                assert!(limiter.table_growing(0, most, None).expect("an answer"), "{said}");
+            }
         }
     }
 

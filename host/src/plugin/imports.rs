@@ -126,16 +126,22 @@ fn server(interface: &mut LinkerInstance<'_, HostState>) -> wasmtime::Result<()>
             Ok((sent.map_err(SendError::from),))
         },
     )?;
+    // The names are lent from the guest's memory. A name that is too long is not copied.
     interface.func_wrap("set-name", |mut store: Store<'_>, (name,): (WasmStr,)| {
-        let name = name.to_str(&store)?.into_owned();
-        charge(&mut store, name.len())?;
-        let scope = &store.data().scope;
-        Ok((scope.peers.set_name(scope.port.info().id, &name).map_err(NameError::from),))
+        let (bytes, named) = {
+            let (name, scope) = (name.to_str(&store)?, &store.data().scope);
+            (name.len(), scope.peers.set_name(scope.port.info().id, &name))
+        };
+        charge(&mut store, bytes)?;
+        Ok((named.map_err(NameError::from),))
     })?;
     interface.func_wrap("find", |mut store: Store<'_>, (name,): (WasmStr,)| {
-        let name = name.to_str(&store)?.into_owned();
-        charge(&mut store, name.len())?;
-        Ok((store.data().scope.peers.find(&name),))
+        let (bytes, found) = {
+            let name = name.to_str(&store)?;
+            (name.len(), store.data().scope.peers.find(&name))
+        };
+        charge(&mut store, bytes)?;
+        Ok((found,))
     })
 }
 

@@ -3,11 +3,13 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::{RwLock, RwLockReadGuard};
 
 use super::blame::Blame;
-use super::exclusive::{Exclusive, Held, Rank, lock_all};
+use super::env;
+use super::exclusive::{Exclusive, Held, Rank, TooManyWaitingError, lock_all};
 use super::live::LiveSessions;
 use super::pending::PendingChanges;
 use super::progress::{Progress, SwapProgress, UnderWay};
@@ -16,6 +18,9 @@ use super::report::SwapError;
 use super::state_dir::StateDir;
 use crate::locks::lock;
 use crate::plugin::{EventProcedure, Plugin};
+
+/// Interval at which a task of the host's own tries again, if too many callers wait.
+const TRIED_EVERY: Duration = Duration::from_millis(50);
 
 /// The versions of one server, and the changes of them that are under way.
 pub(crate) struct Rollout {
@@ -73,16 +78,34 @@ impl Rollout {
     }
 
     /// Waits for the lock of swaps. Cancel-safe.
-    pub(crate) async fn exclusive(server: &Arc<dyn VersionedServer>, rank: Rank) -> VersionChange {
-        let held = server.rollout().exclusive.lock(rank).await;
-        VersionChange { server: Arc::clone(server), _held: held }
+    ///
+    /// # Errors
+    /// [`TooManyWaitingError`] if too many callers of the rank wait.
+    pub(crate) async fn exclusive(
+        server: &Arc<dyn VersionedServer>,
+        rank: Rank,
+    ) -> Result<VersionChange, TooManyWaitingError> {
+        let held = server.rollout().exclusive.lock(rank).await?;
+        Ok(VersionChange { server: Arc::clone(server), _held: held })
+    }
+
+    /// Waits for the lock of swaps, for a task of the host's own, with [`Rank::Next`]. If too many
+    /// callers wait, this tries again until one of their places is free. Cancel-safe.
+    pub(super) async fn exclusive_for_host(server: &Arc<dyn VersionedServer>) -> VersionChange {
+        loop {
+            match Self::exclusive(server, Rank::Next).await {
+                Ok(change) => return change,
+                Err(TooManyWaitingError) => env::sleep(TRIED_EVERY).await,
+            }
+        }
     }
 
     /// Takes the locks of swaps of all these servers. While this waits for one lock, it holds none,
     /// so that a slow swap of one server delays no roll-back of another. Cancel-safe.
     ///
     /// # Errors
-    /// The name of a server that is swapped again and again. No lock is held.
+    /// The name of a server that is swapped again and again, or for which too many callers wait. No
+    /// lock is held.
     pub(crate) async fn exclusive_all(
         servers: &[Arc<dyn VersionedServer>],
     ) -> Result<Vec<VersionChange>, Arc<str>> {
@@ -126,6 +149,11 @@ impl Rollout {
     /// The progress of the swap that is under way, if any.
     pub(crate) fn swap_progress(&self) -> Option<SwapProgress> {
         self.progress.seen()
+    }
+
+    /// Number of changes of the version that were refused, because too many waited.
+    pub(crate) fn changes_refused(&self) -> u64 {
+        self.exclusive.refused()
     }
 
     /// Whether the server records its current version on disk.

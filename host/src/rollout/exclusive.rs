@@ -7,8 +7,21 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crate::locks::lock;
 use tokio::sync::oneshot;
 
+/// Callers of one rank that may wait. The control API lets 32 calls of a class wait; the other
+/// places are for programs that embed the host.
+const WAITING_MAX: usize = 256;
 /// Attempts to take several locks together.
 const ROUNDS_MAX: usize = 64;
+
+/// Why a caller may not wait for a change of a server's version. The caller may try again once some
+/// changes are done. Nothing was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{} changes of the server's version are under way already; try again once some are done",
+    WAITING_MAX
+)]
+#[non_exhaustive]
+pub struct TooManyWaitingError;
 
 /// Rank of a caller. Callers of one rank get the lock in the order of their requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +41,8 @@ struct State {
     is_held: bool,
     next: VecDeque<oneshot::Sender<Held>>,
     in_turn: VecDeque<oneshot::Sender<Held>>,
+    /// Callers that were refused, because too many waited.
+    refused: u64,
 }
 
 /// The held lock. Dropping it frees the lock.
@@ -36,13 +51,16 @@ pub(super) struct Held(Arc<Exclusive>);
 
 impl Exclusive {
     /// Waits for the lock. Cancel-safe.
-    pub(super) async fn lock(self: &Arc<Self>, rank: Rank) -> Held {
+    ///
+    /// # Errors
+    /// [`TooManyWaitingError`] if [`WAITING_MAX`] callers of the rank wait.
+    pub(super) async fn lock(self: &Arc<Self>, rank: Rank) -> Result<Held, TooManyWaitingError> {
         loop {
             let told = {
                 let mut state = self.state();
                 if !state.is_held {
                     state.is_held = true;
-                    return Held(Arc::clone(self));
+                    return Ok(Held(Arc::clone(self)));
                 }
                 let (tell, told) = oneshot::channel();
                 let waiting = match rank {
@@ -51,11 +69,15 @@ impl Exclusive {
                 };
                 // Cancelled callers are removed, so that they do not add up.
                 waiting.retain(|waits: &oneshot::Sender<Held>| !waits.is_closed());
+                if waiting.len() >= WAITING_MAX {
+                    state.refused += 1;
+                    return Err(TooManyWaitingError);
+                }
                 waiting.push_back(tell);
                 told
             };
             if let Ok(held) = told.await {
-                return held;
+                return Ok(held);
             }
         }
     }
@@ -65,6 +87,11 @@ impl Exclusive {
         let mut state = self.state();
         let is_free = !std::mem::replace(&mut state.is_held, true);
         is_free.then(|| Held(Arc::clone(self)))
+    }
+
+    /// Number of callers that were refused, because too many waited.
+    pub(super) fn refused(&self) -> u64 {
+        self.state().refused
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -95,7 +122,8 @@ impl Drop for Held {
 /// that a slow holder of one delays no caller of another. Cancel-safe.
 ///
 /// # Errors
-/// The index of a lock that was held at the last of [`ROUNDS_MAX`] attempts. None is held then.
+/// The index of a lock that was held at the last of [`ROUNDS_MAX`] attempts, or for which too many
+/// callers wait. None is held then.
 pub(super) async fn lock_all(locks: &[Arc<Exclusive>]) -> Result<Vec<Held>, usize> {
     let mut waited_for: Option<(usize, Held)> = None;
     let mut rounds = 0;
@@ -119,7 +147,8 @@ pub(super) async fn lock_all(locks: &[Arc<Exclusive>]) -> Result<Vec<Held>, usiz
             return Err(busy);
         }
         drop((held, waited_for.take()));
-        waited_for = Some((busy, locks[busy].lock(Rank::Next).await));
+        let Ok(lock) = locks[busy].lock(Rank::Next).await else { return Err(busy) };
+        waited_for = Some((busy, lock));
     }
 }
 
@@ -131,12 +160,21 @@ mod tests {
     use super::*;
     use crate::rng::Rng;
 
-    type Waits = Pin<Box<dyn Future<Output = Held>>>;
+    type Waits = Pin<Box<dyn Future<Output = Result<Held, TooManyWaitingError>>>>;
 
     fn poll(waits: &mut Waits) -> Option<Held> {
         match waits.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(held) => Some(held),
+            Poll::Ready(held) => Some(held.expect("a place")),
             Poll::Pending => None,
+        }
+    }
+
+    /// Polls a caller that does not get the lock now. Returns true if it may not wait.
+    fn is_refused(waits: &mut Waits) -> bool {
+        match waits.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(_)) => panic!("another caller holds the lock"),
+            Poll::Ready(Err(TooManyWaitingError)) => true,
+            Poll::Pending => false,
         }
     }
 
@@ -220,6 +258,63 @@ mod tests {
                 );
             }
             assert!(lock.try_lock().is_some(), "seed {seed}: it is free again");
+        }
+    }
+
+    #[test]
+    fn waiting_callers_have_a_maximum() {
+        let around = || (0..=2).chain(WAITING_MAX - 3..=WAITING_MAX + 3);
+        for (rank, other) in [(Rank::Next, Rank::InTurn), (Rank::InTurn, Rank::Next)] {
+            for asking in around() {
+                let (mut rng, lock) = (Rng(asking as u64), Arc::new(Exclusive::default()));
+                let held = lock.try_lock();
+                let (mut waiting, mut refused) = (Vec::new(), 0);
+                for _ in 0..asking {
+                    let mut one = ask(&lock, rank);
+                    match is_refused(&mut one) {
+                        true => refused += 1,
+                        false => waiting.push(one),
+                    }
+                }
+                assert_eq!(refused, asking.saturating_sub(WAITING_MAX), "{rank:?}, {asking}");
+                assert_eq!(lock.refused(), refused as u64, "{rank:?}, {asking}");
+                assert!(!is_refused(&mut ask(&lock, other)), "{other:?} has its own places");
+
+                // A cancelled caller frees its place for another.
+                for _ in 0..rng.throw(waiting.len() as u64 + 1) {
+                    drop(waiting.remove(rng.throw(waiting.len() as u64) as usize));
+                }
+                while waiting.len() < WAITING_MAX {
+                    let mut one = ask(&lock, rank);
+                    assert!(!is_refused(&mut one), "{rank:?}, {asking}: {}", waiting.len());
+                    waiting.push(one);
+                }
+                assert!(is_refused(&mut ask(&lock, rank)), "{rank:?}, {asking}: all wait");
+
+                drop(held);
+                for (at, mut one) in waiting.into_iter().enumerate() {
+                    let held = poll(&mut one);
+                    drop(held.unwrap_or_else(|| panic!("{rank:?}, {asking}: {at} is not next")));
+                }
+                assert!(lock.try_lock().is_some(), "{rank:?}, {asking}: it is free again");
+            }
+        }
+    }
+
+    #[test]
+    fn full_queue_refuses_all_locks_together() {
+        let locks: Vec<_> = (0..3).map(|_| Arc::new(Exclusive::default())).collect();
+        for full in 0..locks.len() {
+            let held = locks[full].try_lock();
+            let mut waiting: Vec<_> =
+                (0..WAITING_MAX).map(|_| ask(&locks[full], Rank::Next)).collect();
+            assert!(!waiting.iter_mut().any(is_refused), "each has a place");
+            let got = pin!(lock_all(&locks)).poll(&mut Context::from_waker(Waker::noop()));
+            assert!(matches!(got, Poll::Ready(Err(busy)) if busy == full), "{full}: {got:?}");
+            for (at, lock) in locks.iter().enumerate() {
+                assert_eq!(lock.try_lock().is_some(), at != full, "{full}: {at}");
+            }
+            drop((held, waiting));
         }
     }
 }

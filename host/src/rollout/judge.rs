@@ -7,7 +7,6 @@ use super::blame::Decision;
 use super::canary::Canary;
 use super::change::{Rollout, VersionChange, VersionedServer};
 use super::env;
-use super::exclusive::Rank;
 use super::introduce::RolloutOutcome;
 use super::migrate::migrate;
 use super::report::{SwapError, SwapReport};
@@ -39,7 +38,7 @@ pub(super) async fn judge(server: Weak<dyn VersionedServer>, canary: Arc<Canary>
         if against.is_none() && !over {
             continue;
         }
-        let change = Rollout::exclusive(&server, Rank::Next).await;
+        let change = Rollout::exclusive_for_host(&server).await;
         if !server.rollout().has_canary(&canary) {
             return;
         }

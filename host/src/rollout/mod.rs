@@ -52,6 +52,7 @@ use crate::telemetry::{CanaryBegan, SwapRefused};
 pub use self::canary::{CanaryOptions, CanaryStatus};
 pub(crate) use self::change::{Rollout, VersionChange, VersionedServer};
 pub(crate) use self::exclusive::Rank;
+pub use self::exclusive::TooManyWaitingError;
 pub use self::fetch::FetchError;
 pub(crate) use self::fetch::{fetch, fetch_again, refused_load, refused_pull, reverify};
 pub(crate) use self::live::{IdleTask, LiveSession, LiveSessions};
@@ -258,7 +259,7 @@ async fn while_running(
     server: &Arc<dyn VersionedServer>,
     rank: Rank,
 ) -> Result<VersionChange, SwapError> {
-    let change = Rollout::exclusive(server, rank).await;
+    let change = Rollout::exclusive(server, rank).await?;
     if server.is_ending() || server.rollout().is_relinquished() {
         Err(SwapError::Stopping)
     } else {

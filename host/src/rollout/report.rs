@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::exclusive::TooManyWaitingError;
 use super::fetch::{FetchError, refused_load, refused_pull};
 use super::rules::{SwapRules, VERSIONS_MAX};
 use super::state_dir::RecordError;
@@ -126,6 +127,9 @@ pub enum SwapError {
     /// A step of the swap was not done, by no fault of the version.
     #[error(transparent)]
     Work(#[from] WorkError),
+    /// Too many changes of the server's version wait. Nothing changed.
+    #[error(transparent)]
+    TooManyWaiting(#[from] TooManyWaitingError),
     /// A roll-back that was requested meanwhile cancelled the swap.
     #[error("it was called off by a roll-back of this server that was asked for meanwhile")]
     Overtaken,

@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::blame::{Comparison, Decision, PAST, Rule, Suspect};
 use super::change::{Rollout, VersionChange, VersionedServer};
 use super::env;
-use super::exclusive::Rank;
 use super::migrate::migrate;
 use super::probation::{Probation, ProbationState};
 use super::report::SwapReport;
@@ -93,7 +92,7 @@ pub(super) async fn decide_when_due(
 
 /// Rolls back the version on probation, if it has failed.
 async fn roll_back_faulty(server: Arc<dyn VersionedServer>) {
-    let change = Rollout::exclusive(&server, Rank::Next).await;
+    let change = Rollout::exclusive_for_host(&server).await;
     // Meanwhile a reload may have changed both configurations, or a swap may have come first.
     let Some(probation) = change.take_failed_probation() else { return };
     let ProbationState::Failed(figures) = probation.state else { return };

@@ -45,18 +45,18 @@ impl Lane {
 pub struct Placement {
     lane: AtomicU8,
     /// 0, or the lane and thread that the task wants.
-    wish: AtomicU32,
+    wanted: AtomicU32,
     run_queues: Arc<[Arc<RunQueue>; Lane::ALL.len()]>,
 }
 
-/// The thread number of a wish for any thread of a lane.
+/// The thread number of a task that wants any thread of a lane.
 const ANY: u32 = 0;
 
 impl Placement {
     /// Creates a placement on `lane`. `run_queues` has the run queue of each lane.
     #[must_use]
     pub fn new(lane: Lane, run_queues: Arc<[Arc<RunQueue>; Lane::ALL.len()]>) -> Self {
-        Self { lane: AtomicU8::new(lane as u8), wish: AtomicU32::new(0), run_queues }
+        Self { lane: AtomicU8::new(lane as u8), wanted: AtomicU32::new(0), run_queues }
     }
 
     /// Returns the lane that the task is on.
@@ -89,18 +89,19 @@ impl Placement {
     /// polls the task next, so nothing else needs to wake it.
     pub(super) fn ask(&self, lane: Lane, thread: Option<usize>) {
         let thread = thread.map_or(ANY, |thread| thread as u32 + 1);
-        self.wish.store(thread << 2 | (lane as u32 + 1), Ordering::Relaxed);
+        self.wanted.store(thread << 2 | (lane as u32 + 1), Ordering::Relaxed);
     }
 
-    /// Takes the task's wish, if it has one: a lane, and one of its threads or any of them.
+    /// Takes the placement that the task wants, if it wants another: a lane, and one of its threads
+    /// or any of them.
     ///
-    /// The worker calls this after each poll of the task. The wish counts as granted: the caller
-    /// moves the task there.
+    /// The worker calls this after each poll of the task. The task counts as moved, so the caller
+    /// moves it there.
     pub fn moving(&self) -> Option<(Lane, Option<usize>)> {
-        let wish = self.wish.load(Ordering::Relaxed);
-        let lane = *Lane::ALL.get((wish & 3).checked_sub(1)? as usize)?;
-        self.wish.store(0, Ordering::Relaxed);
+        let wanted = self.wanted.load(Ordering::Relaxed);
+        let lane = *Lane::ALL.get((wanted & 3).checked_sub(1)? as usize)?;
+        self.wanted.store(0, Ordering::Relaxed);
         self.lane.store(lane as u8, Ordering::Relaxed);
-        Some((lane, (wish >> 2).checked_sub(1).map(|thread| thread as usize)))
+        Some((lane, (wanted >> 2).checked_sub(1).map(|thread| thread as usize)))
     }
 }

@@ -14,7 +14,7 @@ use crate::handover::OpenSocket;
 use crate::locks::lock;
 use crate::net::{Credentials, CredentialsError, Security};
 use crate::plugin::{EventProcedure, Plugin};
-use crate::rollout::{Rank, Rollout, VersionChange};
+use crate::rollout::{Rank, Rollout, TooManyWaitingError, VersionChange};
 use crate::sched::stalls;
 use crate::service::BreakerState;
 use crate::service::{FAREWELL_MAX, Service};
@@ -233,10 +233,14 @@ impl ServerHandle {
     ///
     /// This waits for a running swap, and later swaps wait for this. Dropping the future changes
     /// nothing if it has not begun; later, sessions may stay on the canary.
-    pub async fn reconfigure(&self, prepared: Prepared) {
-        let change = self.versions_stay().await;
+    ///
+    /// # Errors
+    /// [`TooManyWaitingError`]; nothing was changed.
+    pub async fn reconfigure(&self, prepared: Prepared) -> Result<(), TooManyWaitingError> {
+        let change = self.versions_stay().await?;
         let ended_canary = self.put_in_force(prepared, &change);
         self.after_reconfigure(&change, ended_canary).await;
+        Ok(())
     }
 
     /// First part of [`ServerHandle::reconfigure`]. Returns the procedure of an ended canary, for
@@ -265,7 +269,7 @@ impl ServerHandle {
     }
 
     /// Takes the server's lock of swaps. Until it is dropped, other changes of the version wait.
-    pub(crate) async fn versions_stay(&self) -> VersionChange {
+    pub(crate) async fn versions_stay(&self) -> Result<VersionChange, TooManyWaitingError> {
         Rollout::exclusive(&self.service.versioned(), Rank::Next).await
     }
 

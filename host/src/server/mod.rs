@@ -33,8 +33,8 @@ pub use sessions::SessionView;
 pub use crate::rollout::{
     CanaryOptions, CanaryRules, CanaryStatus, FetchError, HISTORY_MAX, HeldUp, RecordError,
     Revision, RevisionOrigin, RevisionState, SWAP_DEADLINE, StateDir, SwapError, SwapPhase,
-    SwapPolicy, SwapProgress, SwapReport, SwapRules, UnknownHeldUpError, UnknownSwapPolicyError,
-    VERSIONS_MAX,
+    SwapPolicy, SwapProgress, SwapReport, SwapRules, TooManyWaitingError, UnknownHeldUpError,
+    UnknownSwapPolicyError, VERSIONS_MAX,
 };
 pub use crate::service::{
     BreakerLimits, BreakerState, FAREWELL_MAX, HostNotice, LOCK_HOLD_MAX, LOCK_WAIT_MAX, Lock,

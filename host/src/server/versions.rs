@@ -151,6 +151,13 @@ impl ServerHandle {
         self.service.rollout.swap_progress()
     }
 
+    /// Returns the number of swaps and other changes of the version that were refused as
+    /// [`SwapError::TooManyWaiting`], or because a reload found so many.
+    #[must_use]
+    pub fn changes_refused(&self) -> u64 {
+        self.service.rollout.changes_refused()
+    }
+
     /// Returns whether the server records its current version on disk.
     #[must_use]
     pub fn keeps_records(&self) -> bool {

@@ -15,6 +15,9 @@ use crate::session::{ProcedureSlot, SessionHandle};
 
 /// Longest name of a session, in characters. A server may set less.
 pub(crate) const NAME_CHARS_MAX: usize = 127;
+/// Most bytes of a character in UTF-8. A name of more bytes has too many characters, however its
+/// letters change in lower case: none of them is dropped.
+const CHAR_BYTES_MAX: usize = 4;
 
 #[derive(Debug)]
 pub(crate) struct Registry {
@@ -315,6 +318,10 @@ impl Peers for Registry {
     }
 
     fn set_name(&self, own: u64, name: &str) -> Result<(), NameError> {
+        // A guest may give a megabyte, whose lower case would take milliseconds.
+        if name.len() > CHAR_BYTES_MAX * self.name_chars_max() {
+            return Err(NameError::TooLong);
+        }
         // The length counts as stored: some letters have more characters in lower case.
         let name = name.to_lowercase();
         match name.chars().count() {
@@ -338,6 +345,10 @@ impl Peers for Registry {
     }
 
     fn find(&self, name: &str) -> Option<u64> {
+        // As in `set_name`. A session's name may be from a time with a higher limit.
+        if name.len() > CHAR_BYTES_MAX * NAME_CHARS_MAX {
+            return None;
+        }
         self.members().names.get(&name.to_lowercase()).copied()
     }
 
@@ -350,5 +361,63 @@ impl Peers for Registry {
             return false;
         }
         self.retire(client).inspect(|handle| handle.evict()).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Letters of one to four bytes, each with its lower case. The last but one has two characters
+    /// in lower case, and the last has fewer bytes.
+    const LETTERS: [(char, &str); 6] = [
+        ('X', "x"),
+        ('\u{c9}', "\u{e9}"),
+        ('\u{1e00}', "\u{1e01}"),
+        ('\u{10400}', "\u{10428}"),
+        ('\u{130}', "i\u{307}"),
+        ('\u{212a}', "k"),
+    ];
+
+    /// Numbers of letters: each up to a bit above every bound of `max` characters, then those
+    /// around each power of two, up to a megabyte.
+    fn counts(max: usize) -> impl Iterator<Item = usize> {
+        let around = |bits: u32| (1_usize << bits) - 1..=(1 << bits) + 1;
+        (0..=CHAR_BYTES_MAX * max + 3).chain((10..=20).flat_map(around))
+    }
+
+    #[test]
+    fn name_has_its_length_in_characters() {
+        for max in [1, 2, 63, 64, NAME_CHARS_MAX] {
+            let registry = Registry::new(max);
+            for (letter, lower) in LETTERS {
+                for count in counts(max) {
+                    let expected = match count * lower.chars().count() {
+                        0 => Err(NameError::Empty),
+                        chars if chars > max => Err(NameError::TooLong),
+                        _ => Ok(()),
+                    };
+                    let name = letter.to_string().repeat(count);
+                    assert_eq!(registry.set_name(1, &name), expected, "{max}: {count} {letter}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn name_is_found_at_each_length() {
+        for (letter, lower) in LETTERS {
+            // A server may set less after the session got its name.
+            let registry = Registry::new(1);
+            for count in counts(NAME_CHARS_MAX) {
+                let fits = count > 0 && count * lower.chars().count() <= NAME_CHARS_MAX;
+                if fits {
+                    registry.members().names.insert(lower.repeat(count), count as u64);
+                }
+                let name = letter.to_string().repeat(count);
+                let expected = fits.then_some(count as u64);
+                assert_eq!(registry.find(&name), expected, "{count} {letter}");
+            }
+        }
     }
 }

@@ -182,6 +182,21 @@ pub enum Occurrence {
 }
 
 impl Occurrence {
+    /// Every occurrence.
+    pub const ALL: [Self; 11] = [
+        Self::Started,
+        Self::Suspended,
+        Self::Resumed,
+        Self::Restarted,
+        Self::Idle,
+        Self::Tripped,
+        Self::Recovered,
+        Self::Failed,
+        Self::ListensAgain,
+        Self::Draining,
+        Self::Stopped,
+    ];
+
     /// Stable name.
     #[must_use]
     pub fn name(self) -> &'static str {

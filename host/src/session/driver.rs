@@ -135,7 +135,7 @@ impl<P: Procedure, M> Session<P, M> {
                     self.handle(happening).await;
                 }
                 Step::Flush => {
-                    let outcome = poll_fn(|cx| self.poll_parting_flush(cx)).await;
+                    let outcome = poll_fn(|cx| self.poll_closing_flush(cx)).await;
                     self.machine.flushed(outcome);
                 }
                 Step::Disconnect(reason) => {
@@ -206,11 +206,11 @@ impl<P: Procedure, M> Session<P, M> {
         }
         let class = handle.priority();
         let budget = handle.config().budgets.event(class);
-        let (reach, start) = (CancelScope::of(instance), Instant::now());
+        let (cancel_scope, start) = (CancelScope::of(instance), Instant::now());
         let lifetime_ends = deadline_clock.ends(&handle.config().deadlines);
         let mut pending = PendingCall { handle, machine, alarm, run_permit, class, lifetime_ends };
         let (outcome, waited) =
-            pending.call(pin!(instance.dispatch(event, budget)), budget.wall, reach).await;
+            pending.call(pin!(instance.dispatch(event, budget)), budget.wall, cancel_scope).await;
         // The time of waits for the peer is left out, because it says nothing about the version.
         self.procedure.meter().event(class, start.elapsed().saturating_sub(waited));
         if stirs {

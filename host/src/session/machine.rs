@@ -112,7 +112,7 @@ impl Machine {
             ) => Step::Disconnect(reason),
             (_, Some(ending)) => Step::Over(ending),
             (Phase::Closing | Phase::Over, None) => {
-                unreachable!("a session parts only when an ending was decided")
+                unreachable!("a session closes only when an ending was decided")
             }
         }
     }

@@ -137,6 +137,12 @@ pub enum PackError {
     NoDescriptor,
 }
 
+impl PackError {
+    /// Every word.
+    pub const NAMES: [&'static str; 6] =
+        ["tls", "no-handoff", "state-limit", "fault", "ending", "no-descriptor"];
+}
+
 /// A request to a session to leave the process.
 #[derive(Debug)]
 pub(super) struct TransferRequest(pub(super) oneshot::Sender<TransferReply>);

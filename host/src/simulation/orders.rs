@@ -34,6 +34,7 @@ fn answer(of: Result<SwapReport, SwapError>) -> Outcome {
             SwapError::FileChanged(_) => "file-changed",
             SwapError::NotKept(_) | SwapError::NotRecorded(..) => "not-recorded",
             SwapError::Work(_) => "work",
+            SwapError::TooManyWaiting(_) => "too-many-waiting",
             SwapError::Overtaken => "overtaken",
             SwapError::Stopping => "stopping",
         }),
@@ -69,7 +70,7 @@ pub(super) async fn give(world: Rc<World>, handle: Arc<ServerHandle>, order: Ord
 
 /// Reloads one server, as a reload of all servers does.
 async fn reload(world: &World, handle: &ServerHandle, plugin: Number) -> Outcome {
-    let change = handle.versions_stay().await;
+    let change = handle.versions_stay().await.expect("there are fewer orders than places");
     let before = world.configured.replace(plugin);
     let spec = world.spec(plugin);
     let service = Arc::clone(&handle.service);

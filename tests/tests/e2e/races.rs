@@ -207,7 +207,7 @@ fn new_configuration_waits_for_a_swap() {
             "it did not wait"
         );
         drop(slow);
-        reconfigure.await;
+        reconfigure.await.expect("a free place");
     });
     finish();
     next(&mut quick, 'b', 2);

@@ -1,5 +1,8 @@
 //! Refusals by the operating system: each call of the control API names them in one clear error, no
 //! thread panics, and the same call works once the limit is lifted.
+//!
+//! Where threads cannot be limited, a test says so and checks nothing.
+//! `WHARF_TESTS_MACHINE=required` makes that a failure.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,6 +16,7 @@ use serde_json::{Value, json};
 use wharf_tests::certificates::Certificates;
 use wharf_tests::control_site::ControlSite;
 use wharf_tests::guests::{component, versioned, wharf_binary};
+use wharf_tests::machine::skipped;
 use wharf_tests::ports::free_port;
 use wharf_tests::process::Wharf;
 use wharf_tests::rng::Rng;
@@ -89,7 +93,7 @@ impl Threads {
         let user = (!rustix::process::getuid().is_root())
             .then(|| Self::OfUser(Pid::from_child(&process.child)));
         if user.is_none() {
-            println!("skipped: nothing limits the threads of a process of root here");
+            skipped("nothing limits the threads of a process of root here");
         }
         user
     }
@@ -372,7 +376,7 @@ fn compiler_without_memory_says_so() {
 #[test]
 fn start_without_threads_is_an_error() {
     let Some(group) = Pids::new() else {
-        return println!("skipped: no control group with a limit on processes can be made here");
+        return skipped("no control group with a limit on processes can be made here");
     };
     let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
     fs::write(folder.path().join("polite.wasm"), component("")).expect("kept");

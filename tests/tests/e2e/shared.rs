@@ -146,7 +146,9 @@ fn new_configuration_keeps_an_unchanged_instance() {
     let mut client = join(&server);
     client.send("x").expect("1");
     let again = || tally().name(server.name()).max_clients(5);
-    let reconfigure = |prepared| host().runtime().block_on(server.reconfigure(prepared));
+    let reconfigure = |prepared| {
+        host().runtime().block_on(server.reconfigure(prepared)).expect("a free place");
+    };
     reconfigure(again().prepare(&host()).expect("it holds"));
     Client::connect(server.address()).send("x").expect("2");
     // With other settings, new sessions get another instance, and live sessions keep theirs.

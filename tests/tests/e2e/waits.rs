@@ -118,6 +118,7 @@ fn shared_instance_waits_two_seconds_for_a_peer() {
                 let mut other = Reader::connect(server.address());
                 other.0.send([1]).expect([b'a', 1, 1]);
                 let mut reader = Reader::connect(server.address());
+                let began = Instant::now();
                 reader.ask(PIECES);
                 eventually("it waits for its reader", || waits(&server) == 1);
                 let asked = Instant::now();
@@ -125,6 +126,8 @@ fn shared_instance_waits_two_seconds_for_a_peer() {
                     scope.spawn(|| reader.read_until_gone(pattern, Duration::from_secs(15)));
                     // The instance is the same, and counts on.
                     other.0.send([1]).expect([b'a', 1, 2]);
+                    let held_up = began.elapsed();
+                    assert!(held_up >= Duration::from_secs(2), "{pattern:?}: {held_up:?}");
                     assert!(
                         asked.elapsed() < Duration::from_secs(8),
                         "{pattern:?}: {:?}",

@@ -38,7 +38,7 @@ impl<P: Procedure, M> Session<P, M> {
     /// # Errors
     /// The reason that cut the flush off: a broken connection, a peer that reads too little, an
     /// order to end now, or [`FLUSH_MAX`] after a deadline.
-    pub(super) fn poll_parting_flush(
+    pub(super) fn poll_closing_flush(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), DisconnectReason>> {

@@ -54,7 +54,7 @@ impl<P: Procedure, M> Session<P, M> {
         }
         if self.asleep.is_some() {
             self.tries_asleep(called_off, &migration.to).await.map_err(stay)?;
-            self.together(migration).await?;
+            self.await_verdict(migration).await?;
             self.moves_asleep(&migration.to);
             return Ok(());
         }
@@ -70,7 +70,7 @@ impl<P: Procedure, M> Session<P, M> {
         let copy = self.copy_saved(&migration.to, &version, &state);
         let taken = self.take_over_unless(called_off, &migration.to, &version, state).await;
         let new = taken.map_err(stay)?;
-        self.together(migration).await?;
+        self.await_verdict(migration).await?;
         self.spent_before = self.usage().fuel;
         self.saved = copy;
         let old = self.instance.replace(new);
@@ -82,7 +82,7 @@ impl<P: Procedure, M> Session<P, M> {
     }
 
     /// Waits for the verdict on all sessions, if the migration is atomic.
-    async fn together(&mut self, migration: &mut Migration<P>) -> Result<(), Stay> {
+    async fn await_verdict(&mut self, migration: &mut Migration<P>) -> Result<(), Stay> {
         let Some(vote) = migration.vote.take() else { return Ok(()) };
         let class = self.handle.priority();
         let Self { handle, machine, alarm, run_permit, .. } = self;
@@ -90,8 +90,8 @@ impl<P: Procedure, M> Session<P, M> {
             PendingCall { handle, machine, alarm, run_permit, class, lifetime_ends: None };
         let wall = vote.wait_max + VERDICT_SPARE;
         let mut cast = Box::pin(async { Ok(vote.cast().await) });
-        let (together, _) = pending.call(cast.as_mut(), wall, CancelScope::Session).await;
-        if together.map_err(Stay::Ends)? {
+        let (verdict, _) = pending.call(cast.as_mut(), wall, CancelScope::Session).await;
+        if verdict.map_err(Stay::Ends)? {
             return Ok(());
         }
         Err(Stay::Stays(called_off_by(

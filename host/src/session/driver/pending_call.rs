@@ -75,7 +75,7 @@ impl CallDeadlines {
         }
         let waited = state.waited_for_peer().saturating_sub(self.waited_before);
         let shared = (self.scope == CancelScope::Instance)
-            .then(|| now.at + SHARED_STALL_MAX.min(deadlines.write).saturating_sub(waited));
+            .then(|| now.at + shared_stall_left(waited, deadlines.write));
         let lifetime = self.lifetime_ends.filter(|at| now.at < *at);
         // The same limit as for the final flush of a session.
         let is_overdue = matches!(machine.ending(),
@@ -85,6 +85,12 @@ impl CallDeadlines {
         let given_up = state.is_given_up().then_some(now.at);
         [must_read_by, shared, lifetime, flush, given_up].into_iter().flatten().min()
     }
+}
+
+/// How long a peer may still hold up a shared instance whose event has waited for the peer for
+/// `waited`. `write` is the session's write timeout.
+fn shared_stall_left(waited: Duration, write: Duration) -> Duration {
+    SHARED_STALL_MAX.min(write).saturating_sub(waited)
 }
 
 /// Waits until a shared instance is free for an event of this session. Returns at once for an
@@ -299,4 +305,22 @@ pub(super) fn decide(machine: &mut Machine, signals: Signals) -> bool {
         machine.end(DisconnectReason::ServerStopped, How::Flush);
     }
     machine.ending().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_instance_waits_at_most_two_seconds() {
+        let ms = Duration::from_millis;
+        // Each write timeout, with the time that a peer may hold up the instance.
+        let limits = [(1, 1), (500, 500), (1_999, 1_999), (2_000, 2_000), (2_001, 2_000)];
+        for (write, most) in limits.into_iter().chain([(7_000, 2_000), (u64::MAX, 2_000)]) {
+            for (waited, left) in [(0, most), (most - 1, 1), (most, 0), (most + 1, 0)] {
+                let found = shared_stall_left(ms(waited), ms(write));
+                assert_eq!(found, ms(left), "{write} ms, {waited} ms waited");
+            }
+        }
+    }
 }
