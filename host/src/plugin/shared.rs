@@ -34,6 +34,9 @@ struct Living {
     sessions: Mutex<HashMap<u64, Arc<dyn Port>>>,
 }
 
+/// Instances that a new session tries to join. Each try but the last finds one that ends just then.
+const JOINS_MAX: usize = 4;
+
 type Held = OwnedMutexGuard<Option<PluginStore>>;
 
 /// One session's part in a shared instance.
@@ -66,7 +69,7 @@ impl Shards {
         scope: Scope,
         budget: Budget,
     ) -> Result<(Member, u64), Fault> {
-        let living = self.choose(&scope);
+        let Some(living) = self.choose(&scope) else { return Err(gone()) };
         let mut member = Member { living, scope, held: None, waiting: None };
         if member.living.ready.load(Ordering::Acquire) {
             return Ok((member, 0));
@@ -94,8 +97,14 @@ impl Shards {
         Ok((member, fuel))
     }
 
-    /// Chooses the shard with the fewest sessions, and adds this session to it.
-    fn choose(&self, scope: &Scope) -> Arc<Living> {
+    /// Adds this session to the shard with the fewest sessions. Returns `None` if every instance
+    /// that it tried ended meanwhile.
+    fn choose(&self, scope: &Scope) -> Option<Arc<Living>> {
+        (0..JOINS_MAX).map(|_| self.fewest()).find(|living| living.add(&scope.port))
+    }
+
+    /// Returns the shard with the fewest sessions.
+    fn fewest(&self) -> Arc<Living> {
         let mut chosen: Option<(usize, Arc<Living>)> = None;
         for shard in &self.0 {
             let mut shard = lock(shard);
@@ -107,9 +116,7 @@ impl Shards {
                 chosen = Some((sessions, Arc::clone(&shard)));
             }
         }
-        let living = chosen.map_or_else(Living::fresh, |(_, living)| living);
-        lock(&living.sessions).insert(scope.port.info().id, Arc::clone(&scope.port));
-        living
+        chosen.map_or_else(Living::fresh, |(_, living)| living)
     }
 }
 
@@ -117,6 +124,17 @@ impl Living {
     fn fresh() -> Arc<Self> {
         let (ready, gone) = (AtomicBool::new(false), AtomicBool::new(false));
         Arc::new(Self { core: Arc::default(), ready, gone, sessions: Mutex::default() })
+    }
+
+    /// Adds a session. Returns false if the instance is gone, because nothing would tell the
+    /// session of that any more.
+    fn add(&self, port: &Arc<dyn Port>) -> bool {
+        let mut sessions = lock(&self.sessions);
+        if self.gone.load(Ordering::Acquire) {
+            return false;
+        }
+        sessions.insert(port.info().id, Arc::clone(port));
+        true
     }
 
     /// Marks the instance as gone, and tells every session but `own`, which caused the end.
@@ -211,4 +229,68 @@ fn gone() -> Fault {
         FaultKind::InstanceLost,
         "the instance it shared with other sessions is gone by a fault in one of theirs",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+    use std::thread;
+
+    use super::*;
+    use crate::event::{ClientInfo, Priority, WriteError};
+
+    /// Counts how often its session was told that its instance is lost.
+    struct Told(ClientInfo, AtomicU64);
+
+    impl Port for Told {
+        fn info(&self) -> &ClientInfo {
+            &self.0
+        }
+        fn poll_write(&self, _: &mut TaskContext<'_>, _: &[u8]) -> Poll<Result<(), WriteError>> {
+            Poll::Ready(Err(WriteError::Closed))
+        }
+        fn write_capacity(&self) -> u32 {
+            0
+        }
+        fn priority(&self) -> Priority {
+            Priority::Normal
+        }
+        fn set_priority(&self, _: Priority) -> Priority {
+            Priority::Normal
+        }
+        fn instance_lost(&self) {
+            self.1.fetch_add(1, Ordering::Relaxed);
+        }
+        fn set_timer(&self, _: u32, _: u64) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn lost_instance_is_told_to_all() {
+        for shards in 1..=3 {
+            let shards = Shards::new(shards);
+            let current = || lock(&shards.0[0]).clone();
+            let joined = thread::scope(|threads| {
+                let joining = threads.spawn(|| {
+                    let of = |id| {
+                        let Scope { port, peers } = null_scope::scope();
+                        let info = ClientInfo { id, ..port.info().clone() };
+                        let told = Arc::new(Told(info, AtomicU64::new(0)));
+                        let scope = Scope { port: told.clone(), peers };
+                        shards.choose(&scope).map(|living| (living, told))
+                    };
+                    (1..=20_000).map(of).collect::<Vec<_>>()
+                });
+                while !joining.is_finished() {
+                    current().end(0);
+                }
+                joining.join().expect("it joined")
+            });
+            for (living, told) in joined.into_iter().flatten() {
+                let times = u64::from(living.gone.load(Ordering::Acquire));
+                assert_eq!(told.1.load(Ordering::Relaxed), times, "session {}", told.0.id);
+            }
+        }
+    }
 }

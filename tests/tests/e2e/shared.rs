@@ -18,11 +18,15 @@ fn start(server: ServerBuilder) -> ServerHandle {
     server.start().expect("it starts")
 }
 
-/// Connects, and waits until the session is served: the server may serve clients in another order.
+/// Connects, and waits until the session has its place on an instance: the server may serve clients
+/// in another order.
 fn join(server: &ServerHandle) -> Client {
-    let before = server.session_count();
+    let before = server.session_count() as usize;
     let client = Client::connect(server.address());
-    eventually("the session is there", || server.session_count() > before);
+    eventually("the session is served", || {
+        let sessions = server.sessions(0, before + 1);
+        sessions.len() > before && sessions.iter().all(|session| session.stats.events > 0)
+    });
     client
 }
 
