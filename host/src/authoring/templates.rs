@@ -40,7 +40,7 @@ const DEPENDENCIES: &[File] = &[
 const WORLD: &[File] = &[("wit/world.wit", include_str!("../../templates/common/world.wit"))];
 
 const RUST: &[File] = &[
-    ("src/lib.rs", include_str!("../../../plugins/lines/src/lib.rs")),
+    ("src/lib.rs", include_str!("../../../plugins/lines/src/lines.rs")),
     (".cargo/config.toml", include_str!("../../templates/rust/cargo-config.toml")),
     ("vendor/wit/inet-event-proc.wit", CONTRACT),
     ("vendor/wit/deps/wasi-config/store.wit", CONFIG_STORE),

@@ -5,7 +5,7 @@
 use wharf_plugin::testing::Script;
 use wharf_plugin::{Handoff, Session};
 
-use crate::Lines;
+use crate::lines::Lines;
 
 /// Bytes that are read one by one as well.
 const BYTEWISE_MAX_BYTES: usize = 4 << 10;

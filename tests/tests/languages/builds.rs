@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use wharf::authoring::{self, Language};
 use wharf_tests::guests::wharf_binary;
+use wharf_tests::languages::target;
 use wharf_tests::process::Wharf;
 
 use crate::words::wharf;
@@ -183,4 +184,22 @@ pub(crate) fn what_is_refused_leaves_nothing_behind() {
     let said = String::from_utf8_lossy(&said);
     assert!(said.contains("made/x.wasm: cannot write it: File too large"), "{said}");
     assert_eq!(fs::read_dir(folder.path().join("mine/made")).expect("a folder").count(), 0);
+}
+
+/// A new Rust project passes the test command of its own page, without a warning.
+pub(crate) fn a_new_rust_project_passes_its_tests() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mine = folder.path().join("mine");
+    authoring::create(&mine, Language::Rust).expect("it is written");
+    let tested = Command::new("cargo")
+        .args(["test", "--quiet"])
+        .env("CARGO_TARGET_DIR", target().join("languages/tests-of-rust"))
+        .env("RUSTFLAGS", "--deny warnings")
+        .current_dir(&mine)
+        .output()
+        .expect("cargo runs");
+    let said = String::from_utf8_lossy(&tested.stderr);
+    assert!(tested.status.success() && !said.contains("warning"), "{said}");
+    let said = String::from_utf8_lossy(&tested.stdout);
+    assert!(said.contains(" passed"), "{said}");
 }

@@ -37,7 +37,7 @@ const PROMISES: [(&str, Promise); 7] = [
 ];
 
 /// Claims about the commands for authors.
-const COMMANDS: [(&str, fn()); 9] = [
+const COMMANDS: [(&str, fn()); 10] = [
     ("a_new_project_serves_at_once_and_a_change_moves_live_sessions", dev::serves_at_once),
     ("a_story_that_fails_says_where", words::a_story_that_fails_says_where),
     ("usual_mistakes_are_explained", words::usual_mistakes_are_explained),
@@ -46,6 +46,7 @@ const COMMANDS: [(&str, fn()); 9] = [
     ("what_a_build_started_ends_with_it", builds::what_a_build_started_ends_with_it),
     ("a_build_without_a_component_is_told", builds::a_build_without_a_component_is_told),
     ("what_dev_cannot_watch_or_build_is_told", builds::what_dev_cannot_watch_or_build_is_told),
+    ("a_new_rust_project_passes_its_tests", builds::a_new_rust_project_passes_its_tests),
     ("what_is_refused_leaves_nothing_behind", builds::what_is_refused_leaves_nothing_behind),
 ];
 
