@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
@@ -18,6 +18,9 @@ use crate::locks::lock;
 
 /// The pause of accepting if the process or the system is out of descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(25);
+/// Longest wait of `accept`, should another holder of the socket take its non-blocking mode away. The
+/// system rounds it up to its own tick, of at most 10 ms.
+const BLOCKED_MAX: Duration = Duration::from_millis(1);
 /// New connections that are turned away before each pause. A machine without descriptors refuses
 /// this many per pause; the others wait in the backlog.
 const TURNED_AWAY_MAX: usize = 16;
@@ -162,6 +165,12 @@ impl Listener {
         self.held.load().condition(self.origin.address) == Condition::Listens
     }
 
+    /// Makes `accept` non-blocking again, because any holder of the socket can change that for all.
+    pub fn keep_nonblocking(&self) {
+        // A descriptor that is lost is found by `listens`.
+        let _ = ioctl_fionbio(&self.held.load().socket, true);
+    }
+
     /// Waits until the system reports that the socket listens no more. Cancel safe.
     ///
     /// The system does not report a closed descriptor: call [`Listener::listens`] from time to
@@ -276,8 +285,11 @@ impl Listener {
 
 /// Registers a listening socket with the reactor.
 fn polled(held: &Arc<SharedSocket>) -> io::Result<AsyncFd<Arc<SharedSocket>>> {
+    let socket = SockRef::from(&held.socket);
     // Urgent bytes are bytes like others. Accepted sockets inherit this option.
-    SockRef::from(&held.socket).set_out_of_band_inline(true)?;
+    socket.set_out_of_band_inline(true)?;
+    // Accepted sockets inherit the limit too. It is without effect there, because they never block.
+    socket.set_read_timeout(Some(BLOCKED_MAX))?;
     // Deprecated because of types that lend a descriptor that is not theirs. A `TcpListener` owns
     // its descriptor for as long as it lives. The replacement is an `unsafe fn` with that
     // condition.
@@ -369,6 +381,39 @@ mod tests {
     fn a_mapped_address_is_the_ipv4_address() {
         let mapped: SocketAddr = "[::ffff:192.0.2.7]:9".parse().expect("an address");
         assert_eq!(plain(mapped), "192.0.2.7:9".parse().expect("an address"));
+    }
+
+    /// An `accept` that blocks would hold its thread for ever, so it runs on a thread that the test
+    /// can leave behind.
+    #[test]
+    fn blocking_socket_holds_up_no_accept() {
+        for clients in 1..=3 {
+            let (tell, told) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                runtime.expect("a runtime").block_on(async {
+                    let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+                    let other = socket.try_clone().expect("a descriptor");
+                    let listener = Listener::adopt(socket, 16).expect("it listens");
+                    other.set_nonblocking(false).expect("a mode");
+                    for _ in 0..clients {
+                        let client = TcpStream::connect(listener.address());
+                        listener.accept().await.expect("a client");
+                        // Another task of the thread runs while no client comes.
+                        tokio::select! {
+                            biased;
+                            _ = listener.accept() => panic!("there is no client"),
+                            () = tokio::task::yield_now() => {}
+                        }
+                        drop(client.expect("it listens"));
+                    }
+                    listener.keep_nonblocking();
+                    assert!(SockRef::from(&other).nonblocking().expect("a mode"));
+                });
+                tell.send(()).expect("the test waits");
+            });
+            told.recv_timeout(Duration::from_secs(20)).expect("an accept blocks");
+        }
     }
 
     /// The reactor remembers the hang-up. An accept that waits on it would spin, and hold its

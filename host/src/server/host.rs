@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tokio::runtime::{Builder, Handle};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, oneshot};
 
 use crate::admission::ClientCount;
@@ -319,11 +320,17 @@ impl Host {
 /// # Errors
 /// The system refuses the thread, or a descriptor for its reactor.
 fn steering_thread() -> std::io::Result<(Handle, oneshot::Sender<()>)> {
+    const XFSZ: i32 = rustix::process::Signal::XFSZ.as_raw();
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let (handle, (stop, stopped)) = (runtime.handle().clone(), oneshot::channel());
     std::thread::Builder::new().name("wharf-accept".into()).spawn(move || {
-        // The sender is only dropped, and never sends.
-        let _ = runtime.block_on(stopped);
+        runtime.block_on(async {
+            // A file beyond RLIMIT_FSIZE must be an error of the write that made it. Without a
+            // handler the signal ends the process. The handler stays after the listener is gone.
+            let _ = signal(SignalKind::from_raw(XFSZ));
+            // The sender is only dropped, and never sends.
+            let _ = stopped.await;
+        });
         runtime.shutdown_background();
     })?;
     Ok((handle, stop))

@@ -104,6 +104,7 @@ impl Listening {
                 () = self.listener.hung_up() => return io::Error::other("another holder has shut \
                     it down"),
                 _ = self.look.tick() => {
+                    self.listener.keep_nonblocking();
                     if !self.listener.listens() {
                         return io::Error::other("it does not listen any more");
                     }

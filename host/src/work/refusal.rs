@@ -32,6 +32,12 @@ pub enum RefusedResource {
          fs.file-max"
     )]
     MachineDescriptors,
+    /// `EFBIG`.
+    #[error(
+        "the system refused a file of this size (EFBIG): a limit on the size of files is reached, \
+         RLIMIT_FSIZE"
+    )]
+    FileSize,
 }
 
 /// A step to which the system refused a resource.
@@ -45,11 +51,12 @@ pub struct SystemRefused {
 }
 
 impl RefusedResource {
-    const NUMBERS: [(Errno, Self); 4] = [
+    const NUMBERS: [(Errno, Self); 5] = [
         (Errno::AGAIN, Self::Threads),
         (Errno::NOMEM, Self::Memory),
         (Errno::MFILE, Self::Descriptors),
         (Errno::NFILE, Self::MachineDescriptors),
+        (Errno::FBIG, Self::FileSize),
     ];
 
     fn numbered(number: i32) -> Option<Self> {
@@ -115,6 +122,7 @@ mod tests {
                 12 => Some(RefusedResource::Memory),
                 23 => Some(RefusedResource::MachineDescriptors),
                 24 => Some(RefusedResource::Descriptors),
+                27 => Some(RefusedResource::FileSize),
                 _ => None,
             };
             assert_eq!(RefusedResource::of(&error), expected, "{error}");

@@ -9,6 +9,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::fs::{OFlags, fcntl_getfl};
+use rustix::io::ioctl_fionbio;
 use rustix::net::sockopt::socket_acceptconn;
 use rustix::net::{bind, listen};
 use rustix::process::{Pid, Signal, getpid, kill_process};
@@ -288,6 +290,25 @@ fn lost_socket_is_replaced_by_a_new_one() {
     // The new socket is harmed and repaired like any other.
     harm(&server, Moment::Idle, Harm::ShutBoth, server.address());
     serves(server.address());
+}
+
+#[test]
+fn blocking_socket_holds_up_no_neighbour() {
+    let servers: Vec<_> = (0..3).map(|_| start(polite())).collect();
+    let mut rng = Rng::seeded(5);
+    for _ in 0..6 {
+        let harmed = rng.index(servers.len());
+        let held = listener(getpid(), servers[harmed].address());
+        let clients = *rng.one_of(&[1, 2, 5]);
+        println!("server {harmed} blocks, {clients} clients each");
+        ioctl_fionbio(&held, false).expect("a mode");
+        for _ in 0..clients {
+            servers.iter().for_each(|server| serves(server.address()));
+        }
+        eventually("it does not block any more", || {
+            fcntl_getfl(&held).is_ok_and(|flags| flags.contains(OFlags::NONBLOCK))
+        });
+    }
 }
 
 fn process(site: &ControlSite) -> Pid {

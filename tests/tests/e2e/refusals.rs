@@ -336,6 +336,23 @@ fn refused_memory_is_named() {
 }
 
 #[test]
+fn refused_file_sizes_are_named() {
+    let mut limited = Limited::new();
+    let (process, mut all) = (limited.process(), 0);
+    for seed in [3, 17, 23] {
+        let mut rng = Rng::seeded(seed);
+        let most = [0, 100, 4_096, 20_000][rng.index(4)];
+        println!("seed {seed}: files of up to {most} bytes");
+        let limit = |current| Rlimit { current, maximum: None };
+        prlimit(Some(process), Resource::Fsize, limit(Some(most))).expect("a limit");
+        all += limited.refused(&mut rng, &["swap", "canary", "reload"], &["EFBIG"]);
+        prlimit(Some(process), Resource::Fsize, limit(None)).expect("a limit");
+        limited.recovers();
+    }
+    assert!(all > 0, "nothing was refused");
+}
+
+#[test]
 fn compiler_without_memory_says_so() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("polite.wasm");
