@@ -124,7 +124,7 @@ enum CtlVerb {
         /// The token that `lock` printed.
         token: u64,
     },
-    /// SystemdStore a text with a server.
+    /// Keep a text with a server.
     Data {
         /// The server's name.
         server: String,
@@ -206,7 +206,9 @@ enum CtlVerb {
     Events,
     /// Print the metrics.
     Metrics,
-    /// Check that connections are accepted; exit code 1 if not.
+    /// Check readiness: no drain, and every server can listen.
+    ///
+    /// Exit code 1 if not. A suspended server counts as ready.
     Ready,
 }
 

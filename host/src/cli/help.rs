@@ -66,7 +66,7 @@ Exit codes:
   2  the command line, or a value on it, is wrong
   3  no process answers at the socket
   4  no such server or session
-  5  a conflict, such as a lock that another client holds";
+  5  the server's state forbids it, such as a lock or a canary";
 
 pub(super) const PLUGIN: &str = "\
 Examples:

@@ -22,7 +22,7 @@ pub enum Quantity {
     Share(f64),
 }
 
-/// LimitOrigin of a value.
+/// The origin of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitOrigin {
     /// The default; the value was not configured.
