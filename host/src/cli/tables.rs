@@ -58,14 +58,18 @@ const TENANTS: [(&str, &str); 15] = [
     ("CPU WAITS", "/cpu_waits"),
     ("MEMORY", "/memory_bytes"),
     ("MEMORY MAX", "/memory_max_bytes"),
-    ("REFUSED", "/memory_refused"),
+    ("MEM REFUSED", "/memory_refused"),
     ("MAIL", "/mail_bytes"),
     ("MAIL MAX", "/mail_max_bytes"),
-    ("REFUSED", "/mail_refused"),
+    ("MAIL REFUSED", "/mail_refused"),
     ("BYTES", "/bytes"),
     ("BYTES/s MAX", "/bytes_per_second"),
     ("BYTE WAITS", "/bytes_waits"),
 ];
+
+/// Columns of a tenant's limits, in which 0 is no limit.
+const TENANT_LIMITS: [&str; 5] =
+    ["/max_clients", "/cpus", "/memory_max_bytes", "/mail_max_bytes", "/bytes_per_second"];
 
 /// Widest column, in characters. A longer cell sticks out, and widens no other row.
 const WIDTH_MAX: usize = 256;
@@ -86,7 +90,7 @@ pub(super) fn render(value: &Value) -> String {
         let tried = match canary.is_object() {
             true => format!(
                 "\ncanary: {} of new sessions, {} sessions, {} faulted, promoted in {} s",
-                cell(&canary["share"]),
+                as_configured(&canary["share"]),
                 cell(&canary["sessions"]),
                 cell(&canary["faulted"]),
                 cell(&canary["left_seconds"])
@@ -138,7 +142,10 @@ pub(super) fn table(columns: &[(&str, &str)], rows: &[Value]) -> String {
         vec![columns.iter().map(|(heading, _)| (*heading).to_owned()).collect()];
     for row in rows {
         cells.push(
-            columns.iter().map(|(_, path)| row.pointer(path).map_or("-".into(), cell)).collect(),
+            columns
+                .iter()
+                .map(|(_, path)| row.pointer(path).map_or("-".into(), |value| cell_of(path, value)))
+                .collect(),
         );
     }
     let width =
@@ -150,6 +157,26 @@ pub(super) fn table(columns: &[(&str, &str)], rows: &[Value]) -> String {
         padded.join("  ").trim_end().to_owned()
     };
     cells.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// The cell of the column with the JSON pointer `path`.
+fn cell_of(path: &str, value: &Value) -> String {
+    let is_limit = TENANT_LIMITS.contains(&path);
+    if is_limit && value.as_f64().is_some_and(|limit| limit <= 0.0) {
+        return "-".into();
+    }
+    if is_limit || path == "/value" { as_configured(value) } else { cell(value) }
+}
+
+/// A value that an operator set. All its digits are shown, and measured values are rounded.
+fn as_configured(value: &Value) -> String {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let text = number.to_string();
+            text.strip_suffix(".0").map_or_else(|| text.clone(), str::to_owned)
+        }
+        other => cell(other),
+    }
 }
 
 fn cell(value: &Value) -> String {
@@ -203,6 +230,28 @@ mod tests {
             let shown = render(&value);
             assert!(shown.len() < 2 * wide.len(), "{} bytes", shown.len());
         }
+    }
+
+    #[test]
+    fn configured_fractions_keep_their_digits() {
+        let tenants = json!({ "tenants": [
+            { "name": "a", "max_clients": 0, "cpus": 0.05, "cpu_seconds": 1.5 },
+            { "name": "b", "max_clients": 3, "cpus": 0.0, "memory_refused": 0 },
+            { "name": "c", "cpus": 2.0 },
+        ] });
+        let shown = render(&tenants);
+        let columns = |row: usize| -> Vec<&str> {
+            let line = shown.lines().nth(row).expect("a row");
+            line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()
+        };
+        assert_eq!(columns(0)[8], "MEM REFUSED", "{shown}");
+        assert_eq!(columns(0)[11], "MAIL REFUSED", "{shown}");
+        assert_eq!(columns(1)[..5], ["a", "-", "-", "1.5", "0.05"], "{shown}");
+        assert_eq!(columns(2)[2..5], ["3", "-", "-"], "{shown}");
+        assert_eq!(columns(2)[8], "0", "a count of refusals is no limit: {shown}");
+        assert_eq!(columns(3)[4], "2", "{shown}");
+        let limits = json!({ "limits": [{ "key": "accept_interval", "value": 0.01 }] });
+        assert!(render(&limits).contains("0.01"), "{}", render(&limits));
     }
 
     #[test]
