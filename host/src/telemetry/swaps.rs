@@ -102,10 +102,10 @@ impl SwapRolledBack<'_> {
                     addresses,
                     rate,
                     rate_before,
-                    "the new version faults more than the one before and is taken back: {figures}"
+                    "the new version faults more than the one before and is rolled back: {figures}"
                 );
             }
-            None => warn!(server, bad, plugin, digest, reason, "the new version is taken back"),
+            None => warn!(server, bad, plugin, digest, reason, "the new version is rolled back"),
         }
     }
 }
@@ -213,7 +213,7 @@ impl CanaryEnded<'_> {
                 addresses,
                 rate,
                 rate_before,
-                "the canary faults more than what is in force and is taken back: {figures}"
+                "the canary faults more than what is in force and is rolled back: {figures}"
             );
             return;
         }
@@ -228,7 +228,7 @@ impl CanaryEnded<'_> {
                 reason = outcome,
                 sessions,
                 faulted,
-                "the canary is taken back"
+                "the canary is rolled back"
             ),
         }
     }
