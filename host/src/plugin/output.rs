@@ -1,7 +1,8 @@
 //! Standard output and error of a plugin as lines of the log.
 //!
-//! Each line is whole, bounded, escaped and tagged, and a bucket limits the lines over time. The
-//! stream is not the engine's default one, because that one queues empty writes without a limit.
+//! Each line is whole, bounded, escaped and tagged, and a bucket limits the lines over time. Empty
+//! lines are left out. The stream is not the engine's default one, because that one queues empty
+//! writes without a limit.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -77,6 +78,10 @@ impl Tap {
     fn say(&self, line: &mut Line) {
         let Line { bytes, cut, session } = std::mem::take(line);
         line.session = session;
+        // An empty line says nothing. A panic of Rust begins with one.
+        if is_empty(&bytes) {
+            return;
+        }
         let counters = &self.context.counters;
         let Some(suppressed) = self.context.bucket.pass(Instant::now()) else {
             counters.output_dropped();
@@ -103,6 +108,11 @@ impl Drop for Tap {
             }
         }
     }
+}
+
+/// Whether a line has no text before its end.
+fn is_empty(line: &[u8]) -> bool {
+    matches!(line, b"" | b"\r")
 }
 
 /// Turns bytes into text for a log. Control characters are escaped, so that a line can neither
@@ -167,6 +177,12 @@ impl OutputStream for Tap {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn line_without_text_is_empty() {
+        assert!(is_empty(b"") && is_empty(b"\r"));
+        assert!(!is_empty(b" ") && !is_empty(b"\r\r") && !is_empty(b"a\r"));
+    }
 
     #[test]
     fn escaped_line_cannot_forge_or_drive_terminals() {

@@ -109,6 +109,19 @@ fn json_log_line_is_always_one_object() {
 }
 
 #[test]
+fn empty_lines_of_plugins_are_not_logged() {
+    let _alone = alone();
+    let lines = lines_of_a_forger("json");
+    let printed: Vec<Value> = lines
+        .iter()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|object| object["fields"]["stream"].is_string())
+        .collect();
+    assert!(printed.len() >= FORGERIES.len(), "{lines:?}");
+    assert!(printed.iter().all(|object| object["fields"]["message"] != ""), "{printed:?}");
+}
+
+#[test]
 fn text_log_line_carries_no_control_characters() {
     let _alone = alone();
     let mut lines = lines_of_a_forger("text");
