@@ -52,13 +52,25 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let mut values = serde_json::Deserializer::from_slice(body);
     let read = serde_path_to_error::deserialize(&mut values).map_err(|error| {
         let (key, error) = (error.path().to_string(), error.into_inner());
-        Problem::bad(
-            "bad-json",
-            if key == "." { error.to_string() } else { format!("`{key}`: {error}") },
-        )
+        Problem::bad("bad-json", described(&key, &error))
     })?;
     values.end().map_err(|error| Problem::bad("bad-json", error.to_string()))?;
     Ok(read)
+}
+
+/// Describes an error. If a value is wrong, its key stands for the position. A key that the error
+/// names stands there once.
+fn described(key: &str, error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    if key == "." {
+        return text;
+    }
+    let position = format!(" at line {} column {}", error.line(), error.column());
+    let text = text.strip_suffix(&position).filter(|_| error.is_data()).unwrap_or(&text);
+    match text.starts_with(&format!("unknown field `{key}`")) {
+        true => text.to_owned(),
+        false => format!("`{key}`: {text}"),
+    }
 }
 
 /// A request without keys.
@@ -345,4 +357,24 @@ pub(super) struct Page {
     pub(super) after: u64,
     pub(super) limit: Option<usize>,
     pub(super) name: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mistake_in_body_names_key_once() {
+        let said = |body: &str| match parse::<Throttle>(body.as_bytes()) {
+            Ok(_) => panic!("a body with a mistake: {body}"),
+            Err(problem) => problem.message,
+        };
+        let unknown = said(r#"{"max_client": 3}"#);
+        assert!(unknown.starts_with("unknown field `max_client`, expected"), "{unknown}");
+        let wrong = said(r#"{"max_clients": "many"}"#);
+        assert!(wrong.starts_with("`max_clients`: invalid type"), "{wrong}");
+        assert!(!wrong.contains("column") && !unknown.contains("column"), "{wrong}\n{unknown}");
+        let torn = said(r#"{"max_clients": 3"#);
+        assert!(torn.contains("column"), "{torn}");
+    }
 }
