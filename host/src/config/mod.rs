@@ -267,7 +267,9 @@ fn tenants(file: &file::File, mistakes: &mut Vec<String>) -> BTreeMap<String, Te
                 .push(format!("{place}: `name`: missing; expected the `tenant` of some server"));
         } else if !file.server.iter().any(owns) {
             mistakes.push(format!(
-                "{place}: without effect; no server has this `tenant`, or this `name` and no tenant"
+                "{place}: without effect; no server has this `tenant`, or this `name` and no tenant: \
+                 set `tenant = \"{}\"` in a server, or remove the table",
+                table.name.escape_debug()
             ));
         }
         if tenants.insert(table.name.clone(), limits).is_some() {
@@ -460,6 +462,12 @@ mod tests {
             said.contains("`swap.held_up`: expected end or old-version, found `leave`"),
             "{said}"
         );
+    }
+
+    #[test]
+    fn tenant_without_server_is_told_what_to_set() {
+        let said = mistakes("[[tenant]]\nname = 'blue'\n[[server]]\nport = 7000\nplugin = 'x'\n");
+        assert!(said.contains("set `tenant = \"blue\"` in a server, or remove"), "{said}");
     }
 
     #[test]
