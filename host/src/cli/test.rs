@@ -1,6 +1,7 @@
 //! `wharf test`: plays the transcripts of a plugin without sockets, and shows the cost of each
 //! event.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use clap::Args;
 
 use super::build;
 use crate::authoring::{
-    Cost, Manner, Replay, START, TRANSCRIPT_FILE, Transcript, advice, rehearse,
+    Cost, Manner, Replay, START, TRANSCRIPT_FILE, Transcript, TranscriptError, advice, rehearse,
 };
 use crate::config::default_cache_dir;
 use crate::event::Priority;
@@ -60,12 +61,9 @@ pub(super) fn run(arguments: &TestArgs) -> Result<()> {
     // Transcripts are read before the build, which may take minutes, so a mistake is found at once.
     let mut stories = Vec::new();
     for file in files {
-        let hint = if arguments.transcript.is_empty() {
-            "; `--transcript` names another file"
-        } else {
-            ""
-        };
-        let story = Transcript::read(&file).map_err(|error| anyhow!("{error}{hint}"))?;
+        let is_usual = arguments.transcript.is_empty();
+        let story = Transcript::read(&file)
+            .map_err(|error| anyhow!("{error}{}", hint(&error, is_usual)))?;
         stories.push((file, story));
     }
     let plugin = load(arguments, manifest.as_ref())?;
@@ -110,6 +108,21 @@ pub(super) fn run(arguments: &TestArgs) -> Result<()> {
         bail!("{failed} of {played} failed");
     }
     Ok(())
+}
+
+/// What to do if a transcript cannot be read. `is_usual`: no option names the file.
+fn hint(error: &TranscriptError, is_usual: bool) -> &'static str {
+    let is_missing = matches!(
+        error,
+        TranscriptError::Unreadable { source, .. } if source.kind() == ErrorKind::NotFound
+    );
+    match (is_usual, is_missing) {
+        (true, true) => {
+            "; write one (docs/writing-plugins.md#testing), or name another with `--transcript`"
+        }
+        (true, false) => "; `--transcript` names another file",
+        (false, _) => "",
+    }
 }
 
 fn load(arguments: &TestArgs, manifest: Option<&Manifest>) -> Result<Arc<Plugin>> {
@@ -181,5 +194,22 @@ pub(super) fn classes(cost: &Cost) -> String {
         None => "no class's default budget".to_owned(),
         Some(Priority::Background) => "every class".to_owned(),
         Some(class) => format!("{class} and above"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_transcript_error_says_to_write_one() {
+        let failed = |kind: ErrorKind| TranscriptError::Unreadable {
+            file: TRANSCRIPT_FILE.into(),
+            source: kind.into(),
+        };
+        let missing = failed(ErrorKind::NotFound);
+        assert!(hint(&missing, true).contains("write one"), "{}", hint(&missing, true));
+        assert!(hint(&failed(ErrorKind::InvalidData), true).contains("another file"));
+        assert_eq!(hint(&missing, false), "");
     }
 }
