@@ -139,46 +139,96 @@ fn by_data(bytes: u64) -> u64 {
     bytes.saturating_sub(data_reserve(bytes)) / DATA_BYTES
 }
 
-impl fmt::Display for Capacity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { descriptors, maps, address_bytes, data_bytes, memory_bytes } = *self;
-        write!(
-            f,
-            "{} clients by {descriptors} descriptors (`ulimit -n`) less {DESCRIPTORS_RESERVE}; {} \
-             instances by the least of \
-             {} by {maps} mappings (`vm.max_map_count`) less {MAPS_RESERVE}, {MAPS_PER_INSTANCE} \
-             each, {} by {} MiB of \
-             memory, {} KiB each, ",
-            self.clients(),
-            self.instances(),
-            maps.saturating_sub(MAPS_RESERVE) / MAPS_PER_INSTANCE,
-            memory_bytes / SESSION_BYTES,
-            memory_bytes >> 20,
-            SESSION_BYTES >> 10,
-        )?;
+/// The instances that one resource has room for.
+struct Room {
+    instances: usize,
+    /// The arithmetic.
+    by: String,
+    /// The name of the limit. `None`: no setting of the system raises the limit.
+    limit: Option<&'static str>,
+}
+
+impl Capacity {
+    /// The limit that allows the fewest instances. `None`: Wharf's own limit allows no more.
+    pub(crate) fn scarcest(&self) -> Option<&'static str> {
+        self.rooms().first().and_then(|room| room.limit)
+    }
+
+    /// What each resource has room for, the scarcest first.
+    fn rooms(&self) -> Vec<Room> {
+        let Self { maps, address_bytes, data_bytes, memory_bytes, .. } = *self;
+        let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        let mut rooms = vec![
+            Room {
+                instances: SESSIONS_CEILING,
+                by: "the memory slots of a process".into(),
+                limit: None,
+            },
+            Room {
+                instances: maps.saturating_sub(MAPS_RESERVE) / MAPS_PER_INSTANCE,
+                by: format!(
+                    "{maps} mappings (`vm.max_map_count`) less {MAPS_RESERVE}, \
+                     {MAPS_PER_INSTANCE} each"
+                ),
+                limit: Some("`vm.max_map_count`"),
+            },
+            Room {
+                instances: count(memory_bytes / SESSION_BYTES),
+                by: format!(
+                    "{} MiB of memory, {} KiB each",
+                    memory_bytes >> 20,
+                    SESSION_BYTES >> 10
+                ),
+                limit: Some("the memory of the machine or of the control group"),
+            },
+        ];
         if let Some(bytes) = address_bytes {
-            write!(
-                f,
-                "{} by {} GiB of address space (`ulimit -v`) less {}, {MEMORIES_PER_INSTANCE_MAX} \
-                 times {} MiB each and \
-                 {SPARE_SLOTS} kept back, ",
-                by_address(bytes).min(SESSIONS_CEILING),
-                bytes >> 30,
-                ADDRESS_RESERVE_BYTES >> 30,
-                MEMORY_SLOT_BYTES >> 20
-            )?;
+            rooms.push(Room {
+                instances: by_address(bytes).min(SESSIONS_CEILING),
+                by: format!(
+                    "{} GiB of address space (`ulimit -v`) less {}, {MEMORIES_PER_INSTANCE_MAX} \
+                     times {} MiB each and {SPARE_SLOTS} kept back",
+                    bytes >> 30,
+                    ADDRESS_RESERVE_BYTES >> 30,
+                    MEMORY_SLOT_BYTES >> 20
+                ),
+                limit: Some("`ulimit -v`"),
+            });
         }
         if let Some(bytes) = data_bytes {
-            write!(
-                f,
-                "{} by {} MiB of private memory (`ulimit -d`) less {}, {} KiB each, ",
-                by_data(bytes).min(SESSIONS_CEILING as u64),
-                bytes >> 20,
-                data_reserve(bytes) >> 20,
-                DATA_BYTES >> 10,
-            )?;
+            rooms.push(Room {
+                instances: count(by_data(bytes)).min(SESSIONS_CEILING),
+                by: format!(
+                    "{} MiB of private memory (`ulimit -d`) less {}, {} KiB each",
+                    bytes >> 20,
+                    data_reserve(bytes) >> 20,
+                    DATA_BYTES >> 10
+                ),
+                limit: Some("`ulimit -d`"),
+            });
         }
-        write!(f, "and {SESSIONS_CEILING} memory slots")
+        // The sort is stable, so at the same number Wharf's own limit comes first.
+        rooms.sort_by_key(|room| room.instances);
+        rooms
+    }
+}
+
+impl fmt::Display for Capacity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "room for ";
+        for (index, Room { instances, by, .. }) in self.rooms().into_iter().enumerate() {
+            match index {
+                0 => write!(f, "{separator}{instances} instances by {by}")?,
+                _ => write!(f, "{separator}{instances} by {by}")?,
+            }
+            separator = if index == 0 { " (other limits: " } else { "; " };
+        }
+        write!(
+            f,
+            "), and for {} clients by {} descriptors (`ulimit -n`) less {DESCRIPTORS_RESERVE}",
+            self.clients(),
+            self.descriptors
+        )
     }
 }
 
@@ -270,14 +320,15 @@ pub(super) mod tests {
     fn scarcest_resource_decides_and_is_named() {
         assert_eq!(PLENTY.instances(), SESSIONS_CEILING);
         let few = Capacity { maps: 4_096 + 80, ..PLENTY };
-        assert_eq!(few.instances(), 10);
-        assert!(few.to_string().contains("10 by 4176 mappings"), "{few}");
+        assert_eq!((few.instances(), few.scarcest()), (10, Some("`vm.max_map_count`")));
+        assert_eq!(PLENTY.scarcest(), None);
+        assert!(few.to_string().starts_with("room for 10 instances by 4176 mappings"), "{few}");
         let narrow = Capacity {
             address_bytes: Some((8 << 30) + (64 + 3) * 4 * MEMORY_SLOT_BYTES),
             ..PLENTY
         };
         assert_eq!(narrow.instances(), 3);
-        assert!(narrow.to_string().contains("3 by 1088 GiB"), "{narrow}");
+        assert!(narrow.to_string().starts_with("room for 3 instances by 1088 GiB"), "{narrow}");
         for count in [400_u64, 1_000, 14_999] {
             // From a gigabyte on, the reserve is 128 MiB.
             let fit = (128 << 20)

@@ -6,7 +6,7 @@ use super::builder::{ServerBuilder, StartError};
 use super::checks::argument;
 use super::host::Host;
 use crate::admission::InstanceRoom;
-use crate::plugin::{Amounts, Footprint, Holding, Plugin, Promise, Resource};
+use crate::plugin::{Amounts, Capacity, Footprint, Holding, Plugin, Promise, Resource};
 
 impl InstanceRoom for Holding {
     fn claim(&self) -> Option<usize> {
@@ -41,7 +41,8 @@ impl ServerBuilder {
         let (promise, footprint, ledger) =
             (self.promise(), plugin.footprint(), host.engine().ledger());
         let (own, others, offered) = (promise.of(footprint), ledger.promised(), ledger.offered());
-        if let Some((key, problem)) = excess(promise, footprint, own, others, offered) {
+        let source = PoolSource::of(host);
+        if let Some((key, problem)) = excess(promise, footprint, own, others, offered, source) {
             return Err(argument(key, problem));
         }
         Ok(ledger.open(tenant, promise, footprint))
@@ -52,6 +53,7 @@ impl ServerBuilder {
 #[derive(Debug)]
 pub struct Promised {
     offered: Amounts,
+    source: PoolSource,
     so_far: Amounts,
 }
 
@@ -59,7 +61,11 @@ impl Promised {
     /// Starts with no promises, of the pools of this host.
     #[must_use]
     pub fn none(host: &Host) -> Self {
-        Self { offered: host.engine().ledger().offered(), so_far: Amounts::default() }
+        Self {
+            offered: host.engine().ledger().offered(),
+            source: PoolSource::of(host),
+            so_far: Amounts::default(),
+        }
     }
 
     /// Adds the promise of a server with this plugin. Returns a mistake if the promises together
@@ -67,9 +73,49 @@ impl Promised {
     pub fn add(&mut self, server: &ServerBuilder, plugin: &Plugin) -> Option<StartError> {
         let (promise, footprint) = (server.promise(), plugin.footprint());
         let own = promise.of(footprint);
-        let found = excess(promise, footprint, own, self.so_far, self.offered);
+        let found = excess(promise, footprint, own, self.so_far, self.offered, self.source);
         self.so_far = self.so_far.plus(own);
         found.map(|(key, problem)| argument(key, problem))
+    }
+}
+
+/// What decided how many sessions the pools have room for.
+#[derive(Debug, Clone, Copy)]
+enum PoolSource {
+    /// The operator.
+    Configured,
+    /// The machine, by its limit of this name if one is known.
+    Machine(Option<&'static str>),
+}
+
+impl PoolSource {
+    fn of(host: &Host) -> Self {
+        let (sessions, is_configured) = host.instances();
+        if is_configured {
+            return Self::Configured;
+        }
+        let capacity = Capacity::now();
+        // If the engine got less than the capacity, no limit that is known here was the cause.
+        Self::Machine(if sessions == capacity.instances() {
+            capacity.scarcest()
+        } else if sessions == capacity.clients() {
+            Some("`ulimit -n`")
+        } else {
+            None
+        })
+    }
+
+    /// Names the source, and says what to do if `key` asks for too much.
+    fn explain(self, key: &str) -> String {
+        match self {
+            Self::Configured => {
+                format!("(`sessions_max`): lower `{key}`, or raise `sessions_max`")
+            }
+            Self::Machine(Some(limit)) => {
+                format!("(room of the machine, by {limit}): lower `{key}`, or raise {limit}")
+            }
+            Self::Machine(None) => format!("(room of the machine): lower `{key}`"),
+        }
     }
 }
 
@@ -80,6 +126,7 @@ fn excess(
     own: Amounts,
     others: Amounts,
     offered: Amounts,
+    source: PoolSource,
 ) -> Option<(&'static str, String)> {
     let is_short = |resource: &Resource| {
         own.of(*resource) > 0 && own.of(*resource) + others.of(*resource) > offered.of(*resource)
@@ -93,8 +140,8 @@ fn excess(
             (
                 key,
                 format!(
-                    "{wanted} sessions are promised, and {taken} to other servers, of {most} \
-                     (`sessions_max`)"
+                    "{wanted} sessions are promised, and {taken} to other servers, of {most} {}",
+                    source.explain(key)
                 ),
             )
         }
@@ -115,13 +162,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn overpromise_names_the_limit_to_raise() {
+        let said = |source| {
+            let promise = Promise { sessions: 11, instances: 0 };
+            let footprint = Footprint::with(1, 1);
+            let own = promise.of(footprint);
+            let offered = Amounts([10, usize::MAX]);
+            let found = excess(promise, footprint, own, Amounts([0, 0]), offered, source);
+            found.expect("one session too many")
+        };
+        let (key, by_machine) = said(PoolSource::Machine(Some("`vm.max_map_count`")));
+        assert_eq!(key, "max_clients");
+        let mend = "(room of the machine, by `vm.max_map_count`): lower `max_clients`, or raise \
+                    `vm.max_map_count`";
+        assert!(by_machine.ends_with(mend), "{by_machine}");
+        let (_, configured) = said(PoolSource::Configured);
+        assert!(configured.ends_with("or raise `sessions_max`"), "{configured}");
+        let (_, unknown) = said(PoolSource::Machine(None));
+        assert!(unknown.ends_with("(room of the machine): lower `max_clients`"), "{unknown}");
+    }
+
+    #[test]
     fn overpromise_is_refused_with_arithmetic() {
         for case in 0..2_000_usize {
             let footprint = Footprint::with(1 + case % 4, case % 9);
             let promise = Promise { sessions: 1 + case % 47, instances: 1 + case % 53 };
             let (own, others) = (promise.of(footprint), Amounts([case % 91, case % 97]));
             let [instances, memories] = own.plus(others).0;
-            let with = |offered| excess(promise, footprint, own, others, Amounts(offered));
+            let source = PoolSource::Configured;
+            let with = |offered| excess(promise, footprint, own, others, Amounts(offered), source);
             assert_eq!(with([instances, memories]), None, "{case}: at the limit");
             assert_eq!(with([instances + 1, memories + 1]), None, "{case}: below");
             let (key, problem) = with([instances - 1, memories]).expect("one session too many");

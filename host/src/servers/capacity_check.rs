@@ -59,24 +59,39 @@ impl CapacityCheck {
                 self.unlimited
             ));
         }
-        let over = if self.clients > capacity.clients() {
-            format!("{} clients (`max_clients` of all servers)", self.clients)
+        let lower = if self.shards > 0 { "`max_clients` or `shards`" } else { "`max_clients`" };
+        let (over, mend) = if self.clients > capacity.clients() {
+            (
+                format!("{} clients (`max_clients` of all servers)", self.clients),
+                "lower `max_clients`, or raise `ulimit -n`".to_owned(),
+            )
         } else if instances > capacity.instances() {
-            format!(
-                "{instances} instances (`max_clients` of servers with one for each session, and \
-                 `shards`)"
+            (
+                format!(
+                    "{instances} instances (`max_clients` of servers with one for each session, \
+                     and `shards`)"
+                ),
+                match capacity.scarcest() {
+                    Some(limit) => format!("lower {lower}, or raise {limit}"),
+                    None => format!("lower {lower}"),
+                },
             )
         } else if self.shard_bytes > capacity.memory_bytes {
-            format!(
-                "{mebibytes} MiB of memory for {} shared instances (`limits.memory_max_bytes` \
-                 each)",
-                self.shards
+            (
+                format!(
+                    "{mebibytes} MiB of memory for {} shared instances (`limits.memory_max_bytes` \
+                     each)",
+                    self.shards
+                ),
+                "lower `shards` or `limits.memory_max_bytes`, or give the process more memory"
+                    .to_owned(),
             )
         } else {
             return None;
         };
         Some(format!(
-            "the servers together ask for {over}, which is more than this process has: {capacity}"
+            "the servers together ask for {over}, which is more than this process has, \
+             {capacity}: {mend}"
         ))
     }
 }
@@ -117,7 +132,12 @@ mod tests {
         assert_eq!(asked(&[own(60), own(40)], 0), None);
         let refused = asked(&[own(60), own(41)], 0).expect("one too many");
         assert!(
-            refused.contains("101 instances") && refused.contains("100 by 4896 mappings"),
+            refused.contains("101 instances")
+                && refused.contains("room for 100 instances by 4896 mappings"),
+            "{refused}"
+        );
+        assert!(
+            refused.ends_with(": lower `max_clients`, or raise `vm.max_map_count`"),
             "{refused}"
         );
         assert_eq!(asked(&[own(60), own(39)], 100), None, "one is left");
