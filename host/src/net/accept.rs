@@ -18,8 +18,8 @@ use crate::locks::lock;
 
 /// The pause of accepting if the process or the system is out of descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(25);
-/// Longest wait of `accept`, should another holder of the socket take its non-blocking mode away. The
-/// system rounds it up to its own tick, of at most 10 ms.
+/// Longest wait of `accept`, should another holder of the socket take its non-blocking mode away.
+/// The system rounds it up to its own tick, of at most 10 ms.
 const BLOCKED_MAX: Duration = Duration::from_millis(1);
 /// New connections that are turned away before each pause. A machine without descriptors refuses
 /// this many per pause; the others wait in the backlog.
