@@ -267,8 +267,8 @@ fn tenants(file: &file::File, mistakes: &mut Vec<String>) -> BTreeMap<String, Te
                 .push(format!("{place}: `name`: missing; expected the `tenant` of some server"));
         } else if !file.server.iter().any(owns) {
             mistakes.push(format!(
-                "{place}: without effect; no server has this `tenant`, or this `name` and no tenant: \
-                 set `tenant = \"{}\"` in a server, or remove the table",
+                "{place}: without effect; no server has this `tenant`, or this `name` and no \
+                 tenant: set `tenant = \"{}\"` in a server, or remove the table",
                 table.name.escape_debug()
             ));
         }
