@@ -115,10 +115,10 @@ fn empty_lines_of_plugins_are_not_logged() {
     let printed: Vec<Value> = lines
         .iter()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|object| object["fields"]["stream"].is_string())
+        .filter(|object| object["stream"].is_string())
         .collect();
     assert!(printed.len() >= FORGERIES.len(), "{lines:?}");
-    assert!(printed.iter().all(|object| object["fields"]["message"] != ""), "{printed:?}");
+    assert!(printed.iter().all(|object| object["message"] != ""), "{printed:?}");
 }
 
 #[test]
