@@ -8,11 +8,11 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt}
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
 
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::{bind, connect_unspec, listen};
 use rustix::process::getuid;
 use tokio::io::unix::AsyncFd;
-use tokio::net::{TcpListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 
 /// Backlog of a loopback address that is opened again, in connections.
 const BACKLOG: i32 = 128;
@@ -111,7 +111,11 @@ impl ControlSocket {
             if ready.ready().is_read_closed() {
                 return Err(Errno::INVAL.into());
             }
-            if let Ok(accepted) = ready.try_io(|listener| listener.get_ref().accept()) {
+            let accept = |listener: &AsyncFd<StdUnixListener>| {
+                keep_nonblocking(listener.get_ref());
+                listener.get_ref().accept()
+            };
+            if let Ok(accepted) = ready.try_io(accept) {
                 let (stream, _) = accepted?;
                 stream.set_nonblocking(true)?;
                 return UnixStream::from_std(stream);
@@ -255,6 +259,22 @@ fn listens_again(socket: &std::net::TcpListener, address: SocketAddr) -> bool {
     // whose port was configured has kept it: EINVAL.
     let bound = matches!(bind(socket, &address), Ok(()) | Err(Errno::INVAL));
     bound && listen(socket, BACKLOG).is_ok() && socket.local_addr().is_ok_and(|now| now == address)
+}
+
+/// Accepts the next client of a loopback address. Cancel safe.
+///
+/// # Errors
+/// The system's error.
+pub(super) async fn accept_tcp(listener: &TcpListener) -> io::Result<TcpStream> {
+    keep_nonblocking(listener);
+    listener.accept().await.map(|(stream, _)| stream)
+}
+
+/// Makes `accept` non-blocking again, because any holder of a socket can change that for all. A
+/// blocking `accept` would hold up the thread of the API.
+fn keep_nonblocking(socket: &impl AsFd) {
+    // `accept` reports a descriptor that is lost.
+    let _ = ioctl_fionbio(socket, true);
 }
 
 /// Whether an error of `accept` means that the socket no longer listens.

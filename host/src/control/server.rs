@@ -29,7 +29,7 @@ pub use super::auth::Token;
 use super::auth::{self, Caller};
 use super::connections::{Connection, Connections};
 use super::listener::{
-    ControlSocket, ListenerError, adopt_tcp, duplicate, is_broken, open_tcp, reopen_tcp,
+    ControlSocket, ListenerError, accept_tcp, adopt_tcp, duplicate, is_broken, open_tcp, reopen_tcp,
 };
 use super::peer::ApiPeer;
 use super::reload::Reload;
@@ -282,8 +282,8 @@ async fn serve(config: &ControlConfig, (mut unix, tcp): Endpoints, shared: Arc<S
         let at = listener.local_addr();
         loop {
             let place = tcp_connections.next().await;
-            match listener.accept().await {
-                Ok((stream, _)) => {
+            match accept_tcp(&listener).await {
+                Ok(stream) => {
                     let token = Some(token.clone());
                     tokio::spawn(talk(stream, Arc::clone(&shared), router.clone(), token, place));
                 }

@@ -3,12 +3,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::sync::{RwLock, RwLockReadGuard};
 
 use super::blame::Blame;
-use super::env;
 use super::exclusive::{Exclusive, Held, Rank, TooManyWaitingError, lock_all};
 use super::live::LiveSessions;
 use super::pending::PendingChanges;
@@ -18,9 +16,6 @@ use super::report::SwapError;
 use super::state_dir::StateDir;
 use crate::locks::lock;
 use crate::plugin::{EventProcedure, Plugin};
-
-/// Interval at which a task of the host's own tries again, if too many callers wait.
-const TRIED_EVERY: Duration = Duration::from_millis(50);
 
 /// The versions of one server, and the changes of them that are under way.
 pub(crate) struct Rollout {
@@ -89,15 +84,11 @@ impl Rollout {
         Ok(VersionChange { server: Arc::clone(server), _held: held })
     }
 
-    /// Waits for the lock of swaps, for a task of the host's own, with [`Rank::Next`]. If too many
-    /// callers wait, this tries again until one of their places is free. Cancel-safe.
+    /// Waits for the lock of swaps, for a task of the host's own. Comes before swaps and canaries
+    /// that wait, and needs no place among them. Cancel-safe.
     pub(super) async fn exclusive_for_host(server: &Arc<dyn VersionedServer>) -> VersionChange {
-        loop {
-            match Self::exclusive(server, Rank::Next).await {
-                Ok(change) => return change,
-                Err(TooManyWaitingError) => env::sleep(TRIED_EVERY).await,
-            }
-        }
+        let held = server.rollout().exclusive.lock_for_host().await;
+        VersionChange { server: Arc::clone(server), _held: held }
     }
 
     /// Takes the locks of swaps of all these servers. While this waits for one lock, it holds none,

@@ -45,6 +45,18 @@ struct State {
     refused: u64,
 }
 
+impl State {
+    /// Callers of a rank that wait. Cancelled callers are removed, so that they do not add up.
+    fn waiting(&mut self, rank: Rank) -> &mut VecDeque<oneshot::Sender<Held>> {
+        let waiting = match rank {
+            Rank::Next => &mut self.next,
+            Rank::InTurn => &mut self.in_turn,
+        };
+        waiting.retain(|waits| !waits.is_closed());
+        waiting
+    }
+}
+
 /// The held lock. Dropping it frees the lock.
 #[derive(Debug)]
 pub(super) struct Held(Arc<Exclusive>);
@@ -58,28 +70,49 @@ impl Exclusive {
         loop {
             let told = {
                 let mut state = self.state();
-                if !state.is_held {
-                    state.is_held = true;
-                    return Ok(Held(Arc::clone(self)));
-                }
-                let (tell, told) = oneshot::channel();
-                let waiting = match rank {
-                    Rank::Next => &mut state.next,
-                    Rank::InTurn => &mut state.in_turn,
-                };
-                // Cancelled callers are removed, so that they do not add up.
-                waiting.retain(|waits: &oneshot::Sender<Held>| !waits.is_closed());
-                if waiting.len() >= WAITING_MAX {
+                if state.is_held && state.waiting(rank).len() >= WAITING_MAX {
                     state.refused += 1;
                     return Err(TooManyWaitingError);
                 }
-                waiting.push_back(tell);
-                told
+                match self.ask(&mut state, rank) {
+                    Ok(held) => return Ok(held),
+                    Err(told) => told,
+                }
             };
             if let Ok(held) = told.await {
                 return Ok(held);
             }
         }
+    }
+
+    /// Waits for the lock with [`Rank::Next`], for one of the few tasks of the host's own. Callers
+    /// that fill the queue do not hold up its roll-back. Cancel-safe.
+    pub(super) async fn lock_for_host(self: &Arc<Self>) -> Held {
+        loop {
+            let asked = self.ask(&mut self.state(), Rank::Next);
+            match asked {
+                Ok(held) => return held,
+                Err(told) => {
+                    if let Ok(held) = told.await {
+                        return held;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the lock if it is free, or else joins the callers that wait.
+    fn ask(
+        self: &Arc<Self>,
+        state: &mut State,
+        rank: Rank,
+    ) -> Result<Held, oneshot::Receiver<Held>> {
+        if !std::mem::replace(&mut state.is_held, true) {
+            return Ok(Held(Arc::clone(self)));
+        }
+        let (tell, told) = oneshot::channel();
+        state.waiting(rank).push_back(tell);
+        Err(told)
     }
 
     /// Takes the lock if it is free. Does not wait.
@@ -279,6 +312,10 @@ mod tests {
                 assert_eq!(refused, asking.saturating_sub(WAITING_MAX), "{rank:?}, {asking}");
                 assert_eq!(lock.refused(), refused as u64, "{rank:?}, {asking}");
                 assert!(!is_refused(&mut ask(&lock, other)), "{other:?} has its own places");
+                let mut of_host = Box::pin(lock.lock_for_host());
+                let waits = of_host.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+                assert!(waits.is_pending(), "the host's own tasks need no place");
+                drop(of_host);
 
                 // A cancelled caller frees its place for another.
                 for _ in 0..rng.throw(waiting.len() as u64 + 1) {

@@ -428,6 +428,22 @@ fn control_api_outlives_harm_to_its_sockets() {
 }
 
 #[test]
+fn blocking_control_sockets_answer_again() {
+    let (site, at, _folder) = site_with_address();
+    let mut sockets = vec![listener(process(&site), at)];
+    sockets.extend(unix_listeners(process(&site)));
+    let mut rng = Rng::seeded(9);
+    for _ in 0..8 {
+        let harmed = rng.one_of(&sockets);
+        ioctl_fionbio(harmed, false).expect("a mode");
+        for _ in 0..*rng.one_of(&[1, 2, 3]) {
+            assert!(address_answers(at));
+            assert!(site.ctl(&["servers"]).status.success());
+        }
+    }
+}
+
+#[test]
 fn sockets_shut_down_often_answer_again() {
     let (site, at, _folder) = site_with_address();
     for seed in 0..6 {
