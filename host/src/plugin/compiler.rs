@@ -296,23 +296,32 @@ fn limit(resource: Resource, most: u64) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
     use std::time::Instant;
 
     use super::*;
     use crate::rng::Rng;
     use crate::sched::QuotaLimits;
 
+    /// A program that runs a shell script. Another process writes its file. Otherwise a process
+    /// that another test starts just now inherits the open file, and the system refuses to run it.
+    fn program(name: &str, script: &str) -> PathBuf {
+        let program = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
+        let status = Command::new("sh")
+            .args(["-c", "printf '#!/bin/sh\\n%s\\n' \"$1\" > \"$0\" && chmod 700 \"$0\""])
+            .arg(&program)
+            .arg(script)
+            .status()
+            .expect("a shell");
+        assert!(status.success(), "{status}");
+        program
+    }
+
     fn compiled_by(script: &str, time_max: Duration) -> String {
         compiled_by_for(script, time_max, &Quota::default())
     }
 
     fn compiled_by_for(script: &str, time_max: Duration, quota: &Quota) -> String {
-        let program =
-            std::env::temp_dir().join(format!("compiler-{}-{}", std::process::id(), script.len()));
-        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("kept");
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700))
-            .expect("a program");
+        let program = program(&format!("compiler-{}", script.len()), script);
         let compiler = Compiler { program: program.clone(), memory_max_bytes: 1 << 30, time_max };
         let outcome = compiler.compile(b"\0asm", &Stop::default(), quota);
         std::fs::remove_file(program).expect("it was there");
@@ -334,12 +343,9 @@ mod tests {
             quota.set(QuotaLimits { cpus: 1.0, ..QuotaLimits::default() });
             // Each script has its own length, which names its file.
             let script = format!("cat >/dev/null; {work}; {}{ends}", " ".repeat(100 + number * 20));
-            let _ = compiled_by_for(&script, Duration::from_secs(seconds), &quota);
-            assert!(
-                quota.seen().cpu >= Duration::from_millis(20),
-                "{ends}: {:?}",
-                quota.seen().cpu
-            );
+            let said = compiled_by_for(&script, Duration::from_secs(seconds), &quota);
+            let owed = quota.seen().cpu;
+            assert!(owed >= Duration::from_millis(20), "{ends}: {owed:?}, {said}");
         }
     }
 
@@ -409,14 +415,7 @@ mod tests {
                 thread::sleep(pause);
                 calls.ask();
             });
-            let program = std::env::temp_dir().join(format!(
-                "stopped-{}-{}",
-                std::process::id(),
-                rng.throw(1 << 24)
-            ));
-            std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("kept");
-            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700))
-                .expect("a program");
+            let program = program(&format!("stopped-{}", rng.throw(1 << 24)), script);
             let time_max = Duration::from_secs(600);
             let compiler =
                 Compiler { program: program.clone(), memory_max_bytes: 1 << 30, time_max };

@@ -7,7 +7,6 @@ use self::sessions::{counting, next};
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -52,10 +51,17 @@ fn echoes(site: &ControlSite) {
     Client::connect(site.address()).send("and?").expect("and?");
 }
 
+/// A program of that text. Another process writes its file. Otherwise a process that another test
+/// starts just now inherits the open file, and the system refuses to run it.
 fn program(folder: &Path, text: &str) -> String {
     let file = folder.join("another");
-    std::fs::write(&file, text).expect("kept");
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+    let status = Command::new("sh")
+        .args(["-c", "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\""])
+        .arg(&file)
+        .arg(text)
+        .status()
+        .expect("a shell");
+    assert!(status.success(), "{status}");
     file.display().to_string()
 }
 
