@@ -2,8 +2,9 @@
 
 /// Address space that one memory slot reserves. With it, loads and stores need no bounds checks.
 pub(super) const MEMORY_RESERVATION_BYTES: u64 = 4 << 30;
-/// Inaccessible bytes behind the reservation.
-pub(super) const MEMORY_GUARD_BYTES: u64 = 32 << 20;
+/// Inaccessible bytes behind the reservation. The odd pages spread the slots over the sets of the
+/// processor's address caches. Otherwise the same page of all slots would fall into few sets.
+pub(super) const MEMORY_GUARD_BYTES: u64 = (32 << 20) + 17 * PAGE_BYTES as u64;
 /// Address space of one memory slot.
 pub(super) const MEMORY_SLOT_BYTES: u64 = MEMORY_RESERVATION_BYTES + MEMORY_GUARD_BYTES;
 /// Memory slots that fit into one free stretch of address space. A process has 128 TiB, and

@@ -49,7 +49,11 @@ impl Stretch {
     /// Returns the CPU time since the stretch began. Call this on the thread that began the
     /// stretch.
     pub(crate) fn end(self) -> Duration {
-        let now = Instant::now();
+        self.end_at(Instant::now())
+    }
+
+    /// As [`Stretch::end`]. `now` is the current time.
+    pub(crate) fn end_at(self, now: Instant) -> Duration {
         let wall = now.saturating_duration_since(self.0);
         let Some(mut reading) = READING.get() else { return wall };
         if wall < SHORT {

@@ -145,8 +145,8 @@ impl DeadlineClock {
     }
 
     /// Whether the session has reached its lifetime. For sessions that never wait between events.
-    pub(super) fn expired(&self, deadlines: &Deadlines) -> bool {
-        !deadlines.lifetime.is_zero() && self.started.elapsed() >= deadlines.lifetime
+    pub(super) fn expired(&self, now: Instant, deadlines: &Deadlines) -> bool {
+        self.ends(deadlines).is_some_and(|ends| now >= ends)
     }
 
     /// When the session reaches its lifetime, or `None` without such a limit.

@@ -17,15 +17,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use self::mail::{Sent, flushed};
-use self::pending_call::{CancelScope, PendingCall};
+use self::mail::{Sent, carry, flushed};
+use self::pending_call::{Called, CancelScope, PendingCall};
 use self::placement::not_settled;
 pub use self::session::{Ended, Session};
 use super::buffers::Incoming;
 use super::deadlines::DueAction;
-use super::handle::{HandleState, SessionHandle};
+use super::handle::{HandleState, SessionConfig, SessionHandle};
 use super::live_stats::Doing;
-use super::machine::{Ending, How, Occasion, Step};
+use super::machine::{Ending, How, Machine, Occasion, Step};
 use super::mailbox::Signals;
 use super::procedure_slot::ProcedureSlot;
 use super::run;
@@ -87,7 +87,7 @@ impl<P: Procedure, M> Session<P, M> {
                     };
                     // The future is boxed, because it is large and a session lives long.
                     let mut birth = Box::pin(procedure.instantiate(scope, budget));
-                    pending.call(birth.as_mut(), budget.wall, CancelScope::Session).await.0
+                    pending.call(birth.as_mut(), budget.wall, CancelScope::Session).await
                 };
                 run::leave(&session.handle);
                 birth
@@ -209,10 +209,13 @@ impl<P: Procedure, M> Session<P, M> {
         let (cancel_scope, start) = (CancelScope::of(instance), Instant::now());
         let lifetime_ends = deadline_clock.ends(&handle.config().deadlines);
         let mut pending = PendingCall { handle, machine, alarm, run_permit, class, lifetime_ends };
-        let (outcome, waited) =
-            pending.call(pin!(instance.dispatch(event, budget)), budget.wall, cancel_scope).await;
+        let Called { outcome, waited, at: end } = pending
+            .call_from(start, pin!(instance.dispatch(event, budget)), budget.wall, cancel_scope)
+            .await;
         // The time of waits for the peer is left out, because it says nothing about the version.
-        self.procedure.meter().event(class, start.elapsed().saturating_sub(waited));
+        let took = end.saturating_duration_since(start).saturating_sub(waited);
+        self.procedure.meter().event(class, took);
+        self.event_ended = Some(end);
         if stirs {
             (self.stirred, self.sleepless) = (start, false);
         }
@@ -228,7 +231,7 @@ impl<P: Procedure, M> Session<P, M> {
             }
         };
         self.machine.returned(verdict);
-        if self.deadline_clock.expired(&self.handle.config().deadlines) {
+        if self.deadline_clock.expired(end, &self.handle.config().deadlines) {
             self.machine.end(DisconnectReason::SessionTimeout, How::Flush);
         }
     }
@@ -249,7 +252,9 @@ impl<P: Procedure, M> Session<P, M> {
     }
 
     fn poll_once(&mut self, cx: &mut Context<'_>) -> Poll<Happening> {
-        let handle = Arc::clone(&self.handle);
+        // An event that has just ended has read the clock.
+        let event_ended = self.event_ended.take();
+        let handle = &self.handle;
         let marks = handle.config().watermarks;
         let signals = handle.mailbox.signals();
         if signals.contains(Signals::LOST) {
@@ -279,7 +284,7 @@ impl<P: Procedure, M> Session<P, M> {
         let sent = if has_mail && state.send_buffer.len() < marks.high_bytes {
             drop(state);
             let sent = self.send_mail(cx);
-            state = handle.state();
+            state = self.handle.state();
             sent
         } else {
             // A full send buffer takes no more mail. The rest waits in the mailbox, which is
@@ -288,7 +293,7 @@ impl<P: Procedure, M> Session<P, M> {
             state.filled |= has_mail;
             let before = state.bytes_out;
             let sent = flushed(state.poll_flush(cx)).map(|()| Sent::All);
-            self.carry(state.bytes_out - before);
+            carry(&mut self.run_permit, state.bytes_out - before);
             sent
         };
         if sent.is_err() || state.closed {
@@ -309,16 +314,17 @@ impl<P: Procedure, M> Session<P, M> {
             return Poll::Ready(Happening::Timer(id));
         }
         let rationed = state.ration_reads();
+        let (machine, config) = (&mut self.machine, self.handle.config());
         if rationed.is_some() {
             self.deadline_clock.excuse(Moment::now());
         } else if !is_queued
             && let Poll::Ready(happening) =
-                self.poll_read(cx, &handle, &mut state, Stream::poll_read)
+                poll_read(cx, machine, config, &mut state, Stream::poll_read)
         {
             return Poll::Ready(happening);
         }
-        let (now, config) = (Moment::now(), handle.config());
-        let flow = state.flow(now, &config.deadlines, self.machine.half_closed());
+        let now = event_ended.map_or_else(Moment::now, Moment::at);
+        let flow = state.flow(now, &config.deadlines, machine.half_closed());
         let resumes = state.resumes_by(rationed.unwrap_or(now.at + config.timeout));
 
         let (due, moved) = self.deadline_clock.judge(now, config.timeout, &config.deadlines, &flow);
@@ -330,7 +336,7 @@ impl<P: Procedure, M> Session<P, M> {
         if !matches!(due, DueAction::WaitUntil(_) | DueAction::End(DisconnectReason::WriteTimeout))
             && rationed.is_none()
             && let Poll::Ready(happening) =
-                self.poll_read(cx, &handle, &mut state, Stream::poll_read_late)
+                poll_read(cx, machine, config, &mut state, Stream::poll_read_late)
         {
             return Poll::Ready(happening);
         }
@@ -350,43 +356,43 @@ impl<P: Procedure, M> Session<P, M> {
                     return Poll::Ready(Happening::Sleep);
                 }
                 let next = sleeps.map_or(next, |at| at.min(next));
-                self.alarm.arm(timer.map_or(next, |timer| timer.min(next)).min(resumes), cx);
+                let next = timer.map_or(next, |timer| timer.min(next)).min(resumes);
+                self.alarm.arm(next, now.at, cx);
                 Poll::Pending
             }
         }
     }
+}
 
-    /// Reads from the peer with `read`, if the machine lets the peer send and the send buffer is
-    /// not full.
-    fn poll_read(
-        &mut self,
-        cx: &mut Context<'_>,
-        handle: &SessionHandle,
-        state: &mut HandleState,
-        read: impl FnOnce(&mut Stream, &mut Context<'_>, &mut [u8]) -> Poll<io::Result<usize>>,
-    ) -> Poll<Happening> {
-        let share = handle.config().quota.bytes();
-        let is_full = state.send_buffer.len() >= handle.config().watermarks.high_bytes;
-        let Some(stream) = state.stream.as_mut().filter(|_| self.machine.may_read() && !is_full)
-        else {
-            return Poll::Pending;
-        };
-        let mut buffer = Incoming::take();
-        let room = share.grain().min(READ_MAX_BYTES);
-        match ready!(read(stream, cx, &mut buffer.bytes()[..room])) {
-            Ok(0) => Poll::Ready(Happening::End),
-            Ok(count) => {
-                share.charge(count as u64);
-                state.bytes_in += count as u64;
-                Poll::Ready(Happening::Read(buffer, count))
+/// Reads from the peer with `read`, if the machine lets the peer send and the send buffer is
+/// not full.
+fn poll_read(
+    cx: &mut Context<'_>,
+    machine: &mut Machine,
+    config: &SessionConfig,
+    state: &mut HandleState,
+    read: impl FnOnce(&mut Stream, &mut Context<'_>, &mut [u8]) -> Poll<io::Result<usize>>,
+) -> Poll<Happening> {
+    let share = config.quota.bytes();
+    let is_full = state.send_buffer.len() >= config.watermarks.high_bytes;
+    let Some(stream) = state.stream.as_mut().filter(|_| machine.may_read() && !is_full) else {
+        return Poll::Pending;
+    };
+    let mut buffer = Incoming::take();
+    let room = share.grain().min(READ_MAX_BYTES);
+    match ready!(read(stream, cx, &mut buffer.bytes()[..room])) {
+        Ok(0) => Poll::Ready(Happening::End),
+        Ok(count) => {
+            share.charge(count as u64);
+            state.bytes_in += count as u64;
+            Poll::Ready(Happening::Read(buffer, count))
+        }
+        Err(error) => {
+            match error.kind() == io::ErrorKind::UnexpectedEof {
+                true => machine.end(DisconnectReason::PeerTruncated, How::Flush),
+                false => machine.end(DisconnectReason::PeerReset, How::Reset),
             }
-            Err(error) => {
-                match error.kind() == io::ErrorKind::UnexpectedEof {
-                    true => self.machine.end(DisconnectReason::PeerTruncated, How::Flush),
-                    false => self.machine.end(DisconnectReason::PeerReset, How::Reset),
-                }
-                Poll::Ready(Happening::Ending)
-            }
+            Poll::Ready(Happening::Ending)
         }
     }
 }

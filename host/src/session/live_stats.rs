@@ -98,7 +98,8 @@ impl LiveStats {
     /// Records that an event is done.
     pub(super) fn count(&self, usage: Usage) {
         add(&self.events, 1);
-        let fuel = usage.fuel.saturating_sub(self.fuel.swap(usage.fuel, Ordering::Relaxed));
+        let fuel = usage.fuel.saturating_sub(self.fuel.load(Ordering::Relaxed));
+        self.fuel.store(usage.fuel, Ordering::Relaxed);
         if fuel > self.peak_fuel.load(Ordering::Relaxed) {
             self.peak_fuel.store(fuel, Ordering::Relaxed);
         }

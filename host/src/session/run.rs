@@ -46,27 +46,28 @@ pub(super) fn leave(handle: &SessionHandle) {
 }
 
 /// Polls a guest call while the session holds a run permit, and counts its CPU time. `now` is the
-/// current time, if the caller has read it already.
+/// current time, if the caller has read it already. Also returns when the call ended.
 pub(super) fn poll<F: Future>(
     run_permit: &mut RunPermit,
     handle: &SessionHandle,
     mut call: Pin<&mut F>,
     mut now: Option<Instant>,
     cx: &mut Context<'_>,
-) -> Poll<F::Output> {
+) -> Poll<(F::Output, Instant)> {
     loop {
         ready!(run_permit.poll(cx));
         let start = now.take().unwrap_or_else(Instant::now);
         run_permit.slice(Some(start));
         let stretch = Stretch::begin(start);
         let polled = call.as_mut().poll(cx);
-        let used = stretch.end();
+        let end = Instant::now();
+        let used = stretch.end_at(end);
         run_permit.slice(None);
         handle.live_stats.spend(used);
         run_permit.used(used);
         if polled.is_ready() || !handle.slice_ended() {
             run_permit.rest();
-            return polled;
+            return polled.map(|output| (output, end));
         }
         run_permit.pause();
     }

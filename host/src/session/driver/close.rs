@@ -93,7 +93,7 @@ impl<P: Procedure, M> Session<P, M> {
             if now.at >= deadline {
                 return Poll::Ready(Err(reason));
             }
-            self.alarm.arm(deadline.min(resumes), cx);
+            self.alarm.arm(deadline.min(resumes), now.at, cx);
             if !handle.mailbox.watch(cx.waker()) {
                 return Poll::Pending;
             }
@@ -161,7 +161,7 @@ impl<P: Procedure, M> Session<P, M> {
                     Poll::Ready(_) => return Poll::Ready(()),
                     Poll::Pending => {
                         drop(state);
-                        self.alarm.arm(deadline, cx);
+                        self.alarm.arm(deadline, now.at, cx);
                         if !self.handle.mailbox.watch(cx.waker()) {
                             return Poll::Pending;
                         }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::session::Session;
 use crate::event::{Port, Procedure};
-use crate::sched::{Stretch, here, sending};
+use crate::sched::{RunPermit, Stretch, here, sending};
 
 /// The result of sending between two events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,18 +46,18 @@ impl<P: Procedure, M> Session<P, M> {
                 self.run_permit.used(stretch.end());
                 self.run_permit.slice(None);
             }
-            None => self.carry(sent),
+            None => carry(&mut self.run_permit, sent),
         }
         self.run_permit.rest();
         let away = self.home != here();
         outcome.map(|()| if away { Sent::Away } else { Sent::All })
     }
+}
 
-    /// Charges bytes sent without a run permit to the session's next permit.
-    pub(super) fn carry(&mut self, sent: u64) {
-        if sent > 0 {
-            self.run_permit.carry(sending(sent));
-        }
+/// Charges bytes sent without a run permit to the session's next permit.
+pub(super) fn carry(run_permit: &mut RunPermit, sent: u64) {
+    if sent > 0 {
+        run_permit.carry(sending(sent));
     }
 }
 

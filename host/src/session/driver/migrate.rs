@@ -90,7 +90,7 @@ impl<P: Procedure, M> Session<P, M> {
             PendingCall { handle, machine, alarm, run_permit, class, lifetime_ends: None };
         let wall = vote.wait_max + VERDICT_SPARE;
         let mut cast = Box::pin(async { Ok(vote.cast().await) });
-        let (verdict, _) = pending.call(cast.as_mut(), wall, CancelScope::Session).await;
+        let verdict = pending.call(cast.as_mut(), wall, CancelScope::Session).await;
         if verdict.map_err(Stay::Ends)? {
             return Ok(());
         }

@@ -130,6 +130,15 @@ pub(super) async fn free(
     .await
 }
 
+/// A call that ended.
+pub(super) struct Called<T> {
+    pub(super) outcome: Result<T, Fault>,
+    /// How long the call waited for the session's own peer.
+    pub(super) waited: Duration,
+    /// When the call ended.
+    pub(super) at: Instant,
+}
+
 /// One call of a session's instance, with all that goes on beside it.
 pub(super) struct PendingCall<'a> {
     pub(super) handle: &'a Arc<SessionHandle>,
@@ -142,31 +151,44 @@ pub(super) struct PendingCall<'a> {
 }
 
 impl PendingCall<'_> {
+    /// As [`PendingCall::call_from`], from now on. Returns the outcome alone.
+    pub(super) async fn call<T, F>(
+        &mut self,
+        call: Pin<&mut F>,
+        wall: Duration,
+        scope: CancelScope,
+    ) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        self.call_from(Instant::now(), call, wall, scope).await.outcome
+    }
+
     /// Polls the call under the session's run permit until one of these:
     ///
     /// - the call is done;
     /// - it takes longer than `wall`;
     /// - it has to be cancelled.
     ///
-    /// Also returns how long the call waited for the session's own peer.
-    pub(super) async fn call<T, F>(
+    /// `start` is the current time.
+    pub(super) async fn call_from<T, F>(
         &mut self,
+        start: Instant,
         mut call: Pin<&mut F>,
         wall: Duration,
         scope: CancelScope,
-    ) -> (Result<T, Fault>, Duration)
+    ) -> Called<T>
     where
         F: Future<Output = Result<T, Fault>>,
     {
         let Self { handle, machine, alarm, run_permit, class, lifetime_ends } = self;
-        let start = Instant::now();
         let mut began_to_wait: Option<(CallDeadlines, Moment, Duration)> = None;
         run_permit.begin(*class, start);
-        let outcome = poll_fn(|cx| {
+        let (outcome, at) = poll_fn(|cx| {
             let now = began_to_wait.is_none().then_some(start);
             let polled = run::poll(run_permit, handle, call.as_mut(), now, cx);
-            if let Poll::Ready(outcome) = polled {
-                return Poll::Ready(outcome);
+            if polled.is_ready() {
+                return polled;
             }
             let (rationed, waited, ended_before) = {
                 let state = handle.state();
@@ -192,7 +214,7 @@ impl PendingCall<'_> {
                 + rationed.saturating_sub(*before)
                 + waited;
             match poll(handle, machine, alarm, call_deadlines, now, cx) {
-                Poll::Ready(fault) => Poll::Ready(Err(fault)),
+                Poll::Ready(fault) => Poll::Ready((Err(fault), now.at)),
                 // Only another poll lets the call see that its write timed out or was given up just
                 // now.
                 Poll::Pending if !ended_before && handle.state().ended_writes() => {
@@ -209,7 +231,7 @@ impl PendingCall<'_> {
             state.goes_on();
             state.waited_for_peer().saturating_sub(call_deadlines.waited_before)
         });
-        (outcome, waited)
+        Called { outcome, waited, at }
     }
 }
 
@@ -283,7 +305,7 @@ pub(super) fn poll(
     }
     let next = state.resumes_by(next);
     drop(state);
-    alarm.arm(next, cx);
+    alarm.arm(next, now.at, cx);
     if handle.mailbox.watch(cx.waker()) {
         cx.waker().wake_by_ref();
     }

@@ -28,6 +28,8 @@ impl<P: Procedure, M> Session<P, M> {
             handle.placement().change(lane).await;
         }
         with_wire(Stream::bind)?;
+        // The move took time.
+        self.event_ended = None;
         (self.alarm, self.home) = (Alarm::new(Instant::now()), here());
         Ok(())
     }

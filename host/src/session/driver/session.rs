@@ -66,6 +66,8 @@ pub struct Session<P: Procedure, M> {
     pub(super) run_permit: RunPermit,
     /// The thread whose reactor the socket is bound to.
     pub(super) home: Option<WorkerId>,
+    /// When the event of this poll ended, if nothing has looked at the clock since.
+    pub(super) event_ended: Option<Instant>,
     /// When the flush began, if a deadline or the operator ended the session.
     pub(super) flush_began: Option<Moment>,
 }
@@ -125,6 +127,7 @@ impl<P: Procedure, M> Session<P, M> {
             deadline_clock: DeadlineClock::new(now),
             run_permit,
             home: here(),
+            event_ended: None,
             flush_began: None,
         }
     }

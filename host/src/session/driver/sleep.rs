@@ -111,7 +111,7 @@ impl<P: Procedure, M> Session<P, M> {
         let Some(old) = instance else { return Ok(Vec::new()) };
         let mut pending =
             PendingCall { handle, machine, alarm, run_permit, class, lifetime_ends: None };
-        pending.call(pin!(old.save(budget)), budget.wall, CancelScope::Session).await.0
+        pending.call(pin!(old.save(budget)), budget.wall, CancelScope::Session).await
     }
 
     /// Tries whether this procedure could restore a sleeping session, which sleeps on. Fails if the
@@ -168,7 +168,7 @@ impl<P: Procedure, M> Session<P, M> {
                 Either::Right((taken, _)) => taken,
             }
         });
-        pending.call(taking.as_mut(), start.wall, CancelScope::Session).await.0
+        pending.call(taking.as_mut(), start.wall, CancelScope::Session).await
     }
 }
 
