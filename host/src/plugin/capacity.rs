@@ -190,7 +190,7 @@ impl Capacity {
                      times {} MiB each and {SPARE_SLOTS} kept back",
                     bytes >> 30,
                     ADDRESS_RESERVE_BYTES >> 30,
-                    MEMORY_SLOT_BYTES >> 20
+                    MEMORY_SLOT_BYTES.div_ceil(1 << 20)
                 ),
                 limit: Some("`ulimit -v`"),
             });

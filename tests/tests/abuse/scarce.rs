@@ -197,9 +197,9 @@ fn few_mappings_end_no_process() {
 #[test]
 fn little_address_space_ends_no_process() {
     let _alone = alone();
-    // Enough for some sessions beyond the spare slots, each with four memories.
+    // Enough for some sessions beyond the spare slots, each with four memories, and little more.
     for sessions in [30_u64, 45] {
-        let kibibytes = (8 << 20) + (64 + sessions) * 4 * ((4 << 20) + (32 << 10));
+        let kibibytes = (8 << 20) + (64 + sessions) * 4 * ((4 << 20) + (33 << 10));
         let mut site = ScarceSite::start(
             &format!("ulimit -v {kibibytes}"),
             sessions as usize - GOOD,
