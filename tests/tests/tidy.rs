@@ -114,7 +114,8 @@ const FOR_ALL: [&str; 2] = ["locks", "rng"];
 const LOCKS: &str = "locks.rs";
 
 /// Outside crates that only one layer uses.
-const HOMES: [(&str, &str); 29] = [
+const HOMES: [(&str, &str); 30] = [
+    ("wasmparser", "plugin"),
     ("tracing_appender", "cli"),
     ("wasi_preview1_component_adapter_provider", "authoring"),
     ("wat", "authoring"),
@@ -147,7 +148,11 @@ const HOMES: [(&str, &str); 29] = [
 ];
 
 /// Files whose tests use an outside crate of another layer, to make components from text.
-const FOR_TESTS: [(&str, &str); 1] = [("wat", "plugin/trap.rs")];
+const FOR_TESTS: [(&str, &str); 3] = [
+    ("wat", "plugin/trap.rs"),
+    ("wat", "plugin/flat/structure/tests.rs"),
+    ("wit_parser", "plugin/flat/derive/tests.rs"),
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the project").to_owned()

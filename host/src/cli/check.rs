@@ -66,6 +66,10 @@ pub(super) fn describe(plugin: &Plugin) -> String {
         CacheUse::Cached => "from the cache",
     };
     text.push_str(&format!("  loaded {how} in {:.1?}\n", plugin.loading()));
+    match plugin.needs_component_layer() {
+        None => text.push_str("  runs as a core module\n"),
+        Some(why) => text.push_str(&format!("  runs as a component: {why}\n")),
+    }
     for name in plugin.imports() {
         text.push_str(&format!("  imports {name}\n"));
     }

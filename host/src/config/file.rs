@@ -31,6 +31,7 @@ pub(super) struct HostTable {
     pub(super) compile_memory_max_bytes: Option<u64>,
     pub(super) compile_timeout: Option<Span>,
     pub(super) stop_grace: Option<Span>,
+    pub(super) component_layer: bool,
 }
 
 #[derive(Deserialize, Default)]

@@ -29,7 +29,7 @@ use crate::files;
 
 const DIGEST_BYTES: usize = 32;
 /// The first bytes of a file. Files of older versions have no head.
-const FORMAT: &[u8; 16] = b"wharf code 2\r\n\x1a\0";
+const FORMAT: &[u8; 16] = b"wharf code 3\r\n\x1a\0";
 const HEAD_BYTES: usize = FORMAT.len() + 2 * DIGEST_BYTES;
 /// A longer file is not read: compilers may not produce that much.
 const FILE_MAX_BYTES: u64 = CODE_MAX_BYTES + (HEAD_BYTES + DIGEST_BYTES) as u64;

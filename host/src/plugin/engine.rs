@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Errno;
 use wasmtime::{
@@ -67,6 +68,7 @@ pub struct Engine {
     ledger: Ledger,
     trials: Arc<Holding>,
     own: Arc<Holding>,
+    live: Arc<AtomicU64>,
     sessions_max: usize,
 }
 
@@ -104,7 +106,7 @@ impl Engine {
         let slots = sessions_max + SPARE_SLOTS;
         let ledger = Ledger::new(Amounts([slots, memory_slots(slots)]), Pressure::on_pool(slots));
         let (trials, own) = (ledger.trials(), ledger.own());
-        Ok(Self { inner, ticker, ledger, trials, own, sessions_max })
+        Ok(Self { inner, ticker, ledger, trials, own, live: Arc::default(), sessions_max })
     }
 
     /// Sessions that this engine has slots for.
@@ -159,7 +161,22 @@ impl Engine {
     /// Live instances, trial instances included.
     #[must_use]
     pub fn instances(&self) -> u64 {
-        self.inner.pooling_allocator_metrics().map_or(0, |pool| pool.component_instances())
+        self.live.load(Ordering::Relaxed)
+    }
+
+    /// Counts an instance for as long as the result lives.
+    pub(super) fn lives(&self) -> Live {
+        self.live.fetch_add(1, Ordering::Relaxed);
+        Live(Arc::clone(&self.live))
+    }
+}
+
+/// A live instance, for the engine's count.
+pub(super) struct Live(Arc<AtomicU64>);
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

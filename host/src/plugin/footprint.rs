@@ -9,6 +9,7 @@ use super::pool_sizes::{
 };
 use std::fmt;
 
+use wasmtime::Module;
 use wasmtime::component::Component;
 
 /// What one instance takes at most. In addition, each instance has one stack and one instance slot.
@@ -37,6 +38,12 @@ impl Footprint {
         component.resources_required().map_or(Self::MOST, |required| {
             Self::with(required.num_memories as usize, required.num_tables as usize)
         })
+    }
+
+    /// Footprint of a core module that runs alone.
+    pub(super) fn of_module(module: &Module) -> Self {
+        let required = module.resources_required();
+        Self::with(required.num_memories as usize, required.num_tables as usize)
     }
 
     /// Footprint of a component with this many memories and tables.

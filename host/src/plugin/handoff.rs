@@ -1,10 +1,8 @@
 //! Save and restore: the two calls by which a session moves from one instance to another.
 
-use wasmtime::component::Instance;
-
 use super::handoff_exports::Handoff;
 use super::read_only_port::quiet;
-use super::store::{PluginStore, begin, spent};
+use super::store::{Guest, PluginStore, begin, spent};
 use super::trap::fault;
 use crate::event::{Budget, Fault, FaultKind, Scope};
 use crate::telemetry::drives_reader;
@@ -35,11 +33,16 @@ impl PluginStore {
     }
 
     async fn call_save(&mut self, handoff: &Handoff, budget: Budget) -> wasmtime::Result<Vec<u8>> {
-        let instance: Instance = self.instance;
-        let save = instance.get_typed_func::<(), (Vec<u8>,)>(&mut self.store, &handoff.save)?;
         begin(&mut self.store, budget)?;
         self.store.data_mut().limiter.refused = None;
-        Ok(save.call_async(&mut self.store, ()).await?.0)
+        match &self.guest {
+            Guest::Flat(flat) => flat.save(&mut self.store).await,
+            Guest::Component { instance, .. } => {
+                let save =
+                    instance.get_typed_func::<(), (Vec<u8>,)>(&mut self.store, &handoff.save)?;
+                Ok(save.call_async(&mut self.store, ()).await?.0)
+            }
+        }
     }
 
     /// Gives the session in `scope` to this instance, which acts on it from then on. Returns the
@@ -57,8 +60,8 @@ impl PluginStore {
         let refused = restored.map_err(|error| fault(&error, &mut self.store))?;
         self.store.data_mut().serve(scope);
         match refused {
-            Ok(()) => Ok(spent(&self.store, budget)),
-            Err(why) => Err(Fault::new(FaultKind::HandoffRefused, printable(&why))),
+            None => Ok(spent(&self.store, budget)),
+            Some(why) => Err(Fault::new(FaultKind::HandoffRefused, printable(&why))),
         }
     }
 
@@ -68,14 +71,20 @@ impl PluginStore {
         version: &str,
         state: Vec<u8>,
         budget: Budget,
-    ) -> wasmtime::Result<Result<(), String>> {
+    ) -> wasmtime::Result<Option<String>> {
         type Refusal = Result<(), String>;
-        let instance: Instance = self.instance;
-        let restore = instance
-            .get_typed_func::<(&str, Vec<u8>), (Refusal,)>(&mut self.store, &handoff.restore)?;
         begin(&mut self.store, budget)?;
         self.store.data_mut().limiter.refused = None;
-        Ok(restore.call_async(&mut self.store, (version, state)).await?.0)
+        match &self.guest {
+            Guest::Flat(flat) => flat.restore(&mut self.store, version.to_owned(), state).await,
+            Guest::Component { instance, .. } => {
+                let restore = instance.get_typed_func::<(&str, Vec<u8>), (Refusal,)>(
+                    &mut self.store,
+                    &handoff.restore,
+                )?;
+                Ok(restore.call_async(&mut self.store, (version, state)).await?.0.err())
+            }
+        }
     }
 }
 

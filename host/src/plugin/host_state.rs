@@ -12,6 +12,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::context::Context;
 use super::engine::is_out_of_room;
+use super::flat::FlatState;
 
 use super::output::{Tap, WhichStream};
 use super::ticker::{TICK, Ticker};
@@ -34,6 +35,8 @@ pub(super) struct HostState {
     ticker: Ticker,
     /// Number of the session whose event the instance handles, or handled last.
     speaker: Arc<AtomicU64>,
+    /// The host's part of a flat instance.
+    pub(super) flat: Option<Box<FlatState>>,
     /// Made at the first use: most instances never touch WASI.
     wasi: Option<Box<Wasi>>,
 }
@@ -47,7 +50,16 @@ impl HostState {
     pub(super) fn new(scope: Scope, context: Arc<Context>, ticker: Ticker) -> Self {
         let limiter = Limiter::new(Arc::clone(&context));
         let speaker = Arc::new(AtomicU64::new(scope.port.info().id));
-        Self { scope, context, limiter, clock: CpuClock::default(), ticker, speaker, wasi: None }
+        Self {
+            scope,
+            context,
+            limiter,
+            clock: CpuClock::default(),
+            ticker,
+            speaker,
+            flat: None,
+            wasi: None,
+        }
     }
 
     /// Sets the session that the instance acts on from now on, and in whose name it writes to the

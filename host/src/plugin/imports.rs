@@ -28,12 +28,12 @@ use super::ticker::TICK;
 
 /// Fuel of one host call, in addition to one per carried byte. A call takes about as much time as a
 /// hundred operators.
-const CALL_FUEL: u64 = 100;
+pub(super) const CALL_FUEL: u64 = 100;
 /// Receivers of a broadcast between two looks at the clock: some hundredths of a slice.
-const BROADCAST_STEP: usize = 64;
+pub(super) const BROADCAST_STEP: usize = 64;
 /// Broadcast steps after which others may run. Each receiver is a task that the thread polls, for
 /// some microseconds, before it looks at its sockets again.
-const BROADCAST_STEPS_MAX: usize = 4;
+pub(super) const BROADCAST_STEPS_MAX: usize = 4;
 
 type Store<'a> = StoreContextMut<'a, HostState>;
 

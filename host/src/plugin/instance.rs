@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
+use wasmtime::Module;
+
 use super::context::{Binding, Context, InstanceLimits};
 use super::ledger::Holding;
 use super::loaded::Plugin;
@@ -225,6 +227,17 @@ pub struct PluginInstance {
 enum Copy {
     Own(Box<PluginStore>),
     Shared(Member),
+}
+
+impl PluginInstance {
+    /// The main core module, if the instance is its session's own and runs as a component that
+    /// exports it to the host.
+    pub(super) fn main_module(&mut self) -> Option<Module> {
+        match &mut self.copy {
+            Copy::Own(core) => core.main_module(),
+            Copy::Shared(_) => None,
+        }
+    }
 }
 
 impl Instance for PluginInstance {

@@ -7,6 +7,7 @@ use wasmtime::component::InstancePre;
 
 use super::Engine;
 use super::bindings::PluginIndices;
+use super::flat::FlatPlugin;
 use super::footprint::Footprint;
 use super::handoff_exports::Handoff;
 use super::host_state::HostState;
@@ -39,6 +40,10 @@ pub struct Plugin {
     pub(super) pre: InstancePre<HostState>,
     pub(super) indices: PluginIndices,
     pub(super) handoff: Option<Handoff>,
+    /// How the plugin runs without the component layer, if it can.
+    pub(super) flat: Option<FlatPlugin>,
+    /// Why the plugin runs as a component.
+    pub(super) not_flat: Option<String>,
     pub(super) stateless: bool,
     pub(super) footprint: Footprint,
     pub(super) engine: Engine,
@@ -77,6 +82,11 @@ impl Plugin {
     #[must_use]
     pub fn has_handoff(&self) -> bool {
         self.handoff.is_some() || self.stateless
+    }
+    /// Why the plugin runs with the engine's component layer. `None`: it runs without.
+    #[must_use]
+    pub fn needs_component_layer(&self) -> Option<&str> {
+        self.not_flat.as_deref()
     }
     /// Whether instances keep nothing in memory that a session needs later.
     #[must_use]

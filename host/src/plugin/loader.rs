@@ -17,6 +17,7 @@ use super::bindings::{CONTRACT_VERSION, PluginIndices};
 use super::cache::{Cache, Cached, hex};
 use super::compile::compile;
 use super::compiler::Compiler;
+use super::flat::NotFlat;
 use super::footprint::Footprint;
 use super::grants::ImportAccess;
 use super::handoff_exports::Handoff;
@@ -25,7 +26,7 @@ use super::loaded::{CacheUse, EVENT_PROCEDURE, Known, Plugin};
 use super::not_loaded::{not_compiled, short};
 use super::source::{self, Source};
 use super::trial::can_be_made;
-use super::{Engine, Grants, imports};
+use super::{Engine, Grants, flat, imports};
 use crate::event::{NAME_MAX_BYTES, NAMES_SHOWN_MAX, excerpt, some_of};
 use crate::locks::lock;
 use crate::sched::Quota;
@@ -41,6 +42,8 @@ pub struct Loader {
     engine: Engine,
     cache: Option<Cache>,
     compiler: Option<Compiler>,
+    /// Whether every plugin runs as a component.
+    component_layer: bool,
     /// Cancels a compilation.
     stop: Stop,
     /// The quota to which loading is charged.
@@ -62,6 +65,7 @@ impl Loader {
             engine,
             cache: None,
             compiler: None,
+            component_layer: false,
             stop: Stop::default(),
             quota: Arc::default(),
             loaded: Arc::default(),
@@ -79,6 +83,7 @@ impl Loader {
             engine,
             cache,
             compiler: None,
+            component_layer: false,
             stop: Stop::default(),
             quota: Arc::default(),
             loaded: Arc::default(),
@@ -90,6 +95,13 @@ impl Loader {
     #[must_use]
     pub fn compiling_in(self, compiler: Option<Compiler>) -> Self {
         Self { compiler, ..self }
+    }
+
+    /// Makes every plugin run with the engine's component layer, or only those that need it.
+    /// Default: those that need it.
+    #[must_use]
+    pub fn with_component_layer(self, component_layer: bool) -> Self {
+        Self { component_layer, ..self }
     }
 
     /// Makes the loader cancellable by `stop`, which ends its compiler process. A compilation on a
@@ -185,6 +197,15 @@ impl Loader {
         let start = Instant::now();
         let Source { file, name, version, stateless, bytes } = source;
         let digest = Sha256::digest(&bytes);
+        // A flat component also exports its main module, to the host alone.
+        let structure = match self.component_layer {
+            true => Err(NotFlat("`host.component_layer` is set")),
+            false => flat::read(&bytes),
+        };
+        let bytes = match &structure {
+            Ok(structure) => flat::with_main_module(bytes, structure),
+            Err(_) => bytes,
+        };
         let (component, cache_use) =
             self.component(&bytes, &digest).map_err(|error| not_compiled(&file, &error))?;
 
@@ -202,8 +223,11 @@ impl Loader {
         }
         let imports: Vec<String> =
             kind.imports(engine).map(|(name, item)| named((name, item.ty))).collect();
-        let exports: Vec<String> =
-            kind.exports(engine).map(|(name, item)| named((name, item.ty))).collect();
+        let exports: Vec<String> = kind
+            .exports(engine)
+            .map(|(name, item)| named((name, item.ty)))
+            .filter(|name| structure.is_err() || name != flat::MAIN_MODULE)
+            .collect();
         check_world(&file, &exports)?;
         check_grants(&file, &imports, grants)?;
 
@@ -219,6 +243,8 @@ impl Loader {
             pre,
             indices,
             handoff,
+            flat: None,
+            not_flat: None,
             stateless,
             footprint: Footprint::of(&component),
             engine: self.engine.clone(),
@@ -231,7 +257,7 @@ impl Loader {
             cache_use,
             loading: Duration::ZERO,
         };
-        let plugin = can_be_made(plugin).map_err(|failed| failed.of(file))?;
+        let plugin = can_be_made(plugin, structure).map_err(|failed| failed.of(file))?;
         Ok(Plugin { loading: start.elapsed(), ..plugin })
     }
 

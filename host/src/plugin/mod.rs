@@ -12,6 +12,7 @@ mod compiler;
 mod context;
 mod deadline_io;
 mod engine;
+mod flat;
 mod footprint;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use wasmtime::Store;
 use wasmtime::component::Instance;
+use wasmtime::{Module, Store};
 
 use super::Engine;
 use super::bindings::{self, client_info};
 use super::context::Context;
+use super::engine::Live;
+use super::flat::{FlatInstance, MAIN_MODULE};
 use super::host_state::{HostState, apart_from_others, on_tick};
 
 use super::ledger::Room;
@@ -15,12 +17,21 @@ use super::loaded::Plugin;
 use super::trap::fault;
 use crate::event::{Action, Budget, Event, Fault, FaultKind, Scope};
 
+/// The way in which a plugin runs.
+pub(super) enum Guest {
+    /// As a component, with the engine's component layer.
+    Component { instance: Instance, exports: bindings::Plugin },
+    /// As its main core module.
+    Flat(FlatInstance),
+}
+
 /// An instance and its store. Dropping it wipes its memory and frees its slot.
 pub(super) struct PluginStore {
     pub(super) store: Store<HostState>,
-    pub(super) instance: Instance,
-    exports: bindings::Plugin,
+    pub(super) guest: Guest,
     engine: Engine,
+    /// Dropped after the store, so that no instance is left when none is counted.
+    _live: Live,
     /// Dropped last, after the store has given back all that the room covers.
     _room: Room,
 }
@@ -51,21 +62,31 @@ impl PluginStore {
         begin(&mut store, budget)
             .map_err(|error| Fault::new(FaultKind::Host, format!("{error:#}")))?;
         match Self::instantiate(plugin, &mut store).await {
-            Ok((instance, exports)) => {
+            Ok(guest) => {
                 let spent = spent(&store, budget);
-                Ok((Self { store, instance, exports, engine: engine.clone(), _room: room }, spent))
+                let (engine, live) = (engine.clone(), engine.lives());
+                Ok((Self { store, guest, engine, _live: live, _room: room }, spent))
             }
             Err(error) => Err(fault(&error, &mut store)),
         }
     }
 
-    async fn instantiate(
-        plugin: &Plugin,
-        store: &mut Store<HostState>,
-    ) -> wasmtime::Result<(Instance, bindings::Plugin)> {
+    async fn instantiate(plugin: &Plugin, store: &mut Store<HostState>) -> wasmtime::Result<Guest> {
+        if let Some(flat) = &plugin.flat {
+            let handles_max = store.data().context.limits.handles_max;
+            return Ok(Guest::Flat(flat.make(store, handles_max).await?));
+        }
         let instance = plugin.pre.instantiate_async(&mut *store).await?;
         let exports = plugin.indices.load(&mut *store, &instance)?;
-        Ok((instance, exports))
+        Ok(Guest::Component { instance, exports })
+    }
+
+    /// The main core module of a component that exports it to the host.
+    pub(super) fn main_module(&mut self) -> Option<Module> {
+        match &self.guest {
+            Guest::Component { instance, .. } => instance.get_module(&mut self.store, MAIN_MODULE),
+            Guest::Flat(_) => None,
+        }
     }
 
     /// Handles one event of the present session. Returns the answer with the fuel spent.
@@ -79,12 +100,16 @@ impl PluginStore {
         self.engine.ticker.touch();
         let store = &mut self.store;
         store.data_mut().limiter.refused = None;
-        let guest = self.exports.wharf_server_inet_event_proc();
+        let guest = &self.guest;
         let slice = store.data().clock.slice();
         let outcome = match begin(store, budget) {
             Err(error) => Err(error),
             Ok(()) => {
                 let handled = async {
+                    let guest = match guest {
+                        Guest::Component { exports, .. } => exports.wharf_server_inet_event_proc(),
+                        Guest::Flat(flat) => return flat.event(store, event).await,
+                    };
                     match event {
                         Event::Read(data) => guest.call_on_read(store, data).await,
                         Event::Write => guest.call_on_write(store).await,

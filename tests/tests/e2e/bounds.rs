@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use wharf::plugin::{InstanceLimits, Plugin};
+use wharf::plugin::{Grants, InstanceLimits, Plugin};
 use wharf::server::ServerBuilder;
 use wharf_tests::clients::Client;
 use wharf_tests::control_site::{ControlSite, said};
-use wharf_tests::guests::{bundled, guest, inline};
-use wharf_tests::servers::{describe, ended, eventually};
+use wharf_tests::guests::{bundled, component, file, guest, inline};
+use wharf_tests::servers::{describe, ended, eventually, host};
+use wharf_tests::shapes::{with_modules, worst};
 
 fn limited(plugin: Arc<Plugin>, limits: InstanceLimits) -> ServerBuilder {
     describe(plugin).limits(limits)
@@ -46,7 +47,9 @@ fn table_limit_holds_at_start_and_while_growing() {
 
 #[test]
 fn component_with_too_many_modules_is_refused() {
-    let plugin = inline("modules", "");
+    let plugin = file("modules", &with_modules(&component(""), &worst()));
+    let plugin = host().loader().load(&plugin, &Grants::none()).expect("it loads");
+    let plugin = Arc::new(plugin);
     let limits =
         |modules| InstanceLimits { core_instances_max: modules, ..InstanceLimits::default() };
     let least =

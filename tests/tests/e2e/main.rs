@@ -37,3 +37,4 @@ mod tls;
 mod versions;
 mod waits;
 mod wasi;
+mod ways;
