@@ -22,7 +22,7 @@ pub(super) enum Guest {
     /// As a component, with the engine's component layer.
     Component { instance: Instance, exports: bindings::Plugin },
     /// As its main core module.
-    Flat(FlatInstance),
+    Flat(Box<FlatInstance>),
 }
 
 /// An instance and its store. Dropping it wipes its memory and frees its slot.
@@ -74,7 +74,7 @@ impl PluginStore {
     async fn instantiate(plugin: &Plugin, store: &mut Store<HostState>) -> wasmtime::Result<Guest> {
         if let Some(flat) = &plugin.flat {
             let handles_max = store.data().context.limits.handles_max;
-            return Ok(Guest::Flat(flat.make(store, handles_max).await?));
+            return Ok(Guest::Flat(Box::new(flat.make(store, handles_max).await?)));
         }
         let instance = plugin.pre.instantiate_async(&mut *store).await?;
         let exports = plugin.indices.load(&mut *store, &instance)?;
@@ -100,7 +100,7 @@ impl PluginStore {
         self.engine.ticker.touch();
         let store = &mut self.store;
         store.data_mut().limiter.refused = None;
-        let guest = &self.guest;
+        let guest = &mut self.guest;
         let slice = store.data().clock.slice();
         let outcome = match begin(store, budget) {
             Err(error) => Err(error),

@@ -4,9 +4,10 @@
 //! Any other is a plain call.
 
 use std::collections::HashMap;
-use std::future::Future;
+use std::future::{Future, poll_fn, ready};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use wasmtime::component::Resource;
 use wasmtime::{
@@ -24,6 +25,9 @@ use crate::plugin::imports::CALL_FUEL;
 /// A future that borrows the guest's host state.
 pub(super) type Waiting<'a, R> = Pin<Box<dyn Future<Output = Result<R>> + Send + 'a>>;
 type Define = dyn Fn(&mut Linker<HostState>, FuncType, &str, &str) -> Result<()> + Send + Sync;
+
+/// The engine's future of a call without a result.
+type Done<'a> = Box<dyn Future<Output = Result<()>> + Send + 'a>;
 
 /// Prefix of a resource's name for the function that drops it.
 const DROP: &str = "[resource-drop]";
@@ -189,6 +193,44 @@ impl Functions {
         self.all.insert((interface, name), Function { define, types: Types::of::<(u32,), ()>() });
     }
 
+    /// Adds a call of three core parameters and no core result, which is polled until it is done.
+    /// It is tried at once, without a future.
+    pub(super) fn poll<P, R>(
+        &mut self,
+        interface: &'static str,
+        name: &'static str,
+        call: fn(&mut Caller<'_, HostState>, P, &mut Context<'_>) -> Poll<Result<R>>,
+    ) where
+        P: Lift + Copy + Send + 'static,
+        R: Lower + Send + Sync + 'static,
+    {
+        let is_charged = is_charged(interface);
+        let define: Arc<Define> = Arc::new(move |linker, _, module, field| {
+            linker.func_wrap_async(module, field, move |mut caller, params: (u32, u32, u32)| {
+                let numbers = [params.0.into(), params.1.into(), params.2.into()];
+                let begun = begin::<P, R>(&mut caller, is_charged, &numbers);
+                let (params, place) = match begun {
+                    Ok(begun) => begun,
+                    Err(error) => return Box::new(ready(Err(error))) as Done<'_>,
+                };
+                let mut cx = Context::from_waker(Waker::noop());
+                if let Poll::Ready(answer) = call(&mut caller, params, &mut cx) {
+                    let done = answer
+                        .and_then(|answer| finish(&mut caller, &answer, &Few::new(), place))
+                        .map(drop);
+                    return Box::new(ready(done));
+                }
+                Box::new(async move {
+                    let guest = &mut caller;
+                    let answer = poll_fn(move |cx| call(guest, params, cx)).await?;
+                    finish(&mut caller, &answer, &Few::new(), place).map(drop)
+                })
+            })?;
+            Ok(())
+        });
+        self.all.insert((interface, name), Function { define, types: Types::of::<P, R>() });
+    }
+
     /// Adds a call that may wait.
     pub(super) fn wait<P, R>(
         &mut self,
@@ -218,8 +260,7 @@ impl Functions {
     }
 }
 
-/// Reads the parameters, and the place for a result that is not flat. Charges the call with its
-/// bytes if it is one of the contract's: the engine's own calls are free, as in a component.
+/// As [`begin`], with the parameters as the engine passes them.
 fn lift<P: Lift, R: Lower>(
     caller: &mut Caller<'_, HostState>,
     is_charged: bool,
@@ -229,6 +270,16 @@ fn lift<P: Lift, R: Lower>(
     for (number, value) in numbers.iter_mut().zip(params) {
         *number = bits(value)?;
     }
+    begin::<P, R>(caller, is_charged, &numbers)
+}
+
+/// Reads the parameters, and the place for a result that is not flat. Charges the call with its
+/// bytes if it is one of the contract's: the engine's own calls are free, as in a component.
+fn begin<P: Lift, R: Lower>(
+    caller: &mut Caller<'_, HostState>,
+    is_charged: bool,
+    numbers: &[u64],
+) -> Result<(P, Option<usize>)> {
     let flat = FlatState::of(caller)?;
     if !flat.may_leave {
         bail!(Trap::CannotLeaveComponent);
@@ -238,7 +289,7 @@ fn lift<P: Lift, R: Lower>(
     let most = state.context.limits.copy_max_bytes;
     let Some(flat) = &mut state.flat else { bail!("no flat instance") };
     let mut from = Lifting { memory, handles: &mut flat.handles, left: most };
-    let mut numbers = Flat(&numbers);
+    let mut numbers = Flat(numbers);
     let value = match P::FLAT.count() <= PARAMS_FLAT_MAX {
         true => P::lift(&mut numbers, &mut from)?,
         false => {
@@ -263,7 +314,7 @@ pub(super) fn charge(caller: &mut Caller<'_, HostState>, fuel: u64) -> Result<()
     caller.set_fuel(left)
 }
 
-/// Writes an answer for which the guest has allocated what it needs.
+/// As [`finish`], with the results as the engine passes them.
 fn give<R: Lower>(
     caller: &mut Caller<'_, HostState>,
     answer: &R,
@@ -271,19 +322,32 @@ fn give<R: Lower>(
     place: Option<usize>,
     results: &mut [Val],
 ) -> Result<()> {
+    let number = finish(caller, answer, given, place)?;
+    if let (Some(result), Some(slot)) = (results.first_mut(), R::FLAT.all().first()) {
+        *result = slot.value(number);
+    }
+    Ok(())
+}
+
+/// Writes an answer for which the guest has allocated what it needs. Returns the flat result, or 0
+/// if there is none.
+fn finish<R: Lower>(
+    caller: &mut Caller<'_, HostState>,
+    answer: &R,
+    given: &Few<u32>,
+    place: Option<usize>,
+) -> Result<u64> {
     let memory = FlatState::of(caller)?.memory;
     let (memory, state) = memory.data_and_store_mut(&mut *caller);
     let Some(flat) = &mut state.flat else { bail!("no flat instance") };
     let mut to = Lowering { memory, handles: &mut flat.handles, given, used: 0 };
     if let Some(at) = place {
-        return answer.store(at, &mut to);
+        answer.store(at, &mut to)?;
+        return Ok(0);
     }
     let mut numbers = Numbers::new();
     answer.lower(&mut numbers, &mut to)?;
-    for ((result, slot), number) in results.iter_mut().zip(R::FLAT.all()).zip(numbers.all()) {
-        *result = slot.value(*number);
-    }
-    Ok(())
+    Ok(numbers.all().first().copied().unwrap_or_default())
 }
 
 /// Lets the guest allocate what the answer needs, then writes it.

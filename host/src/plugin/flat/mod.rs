@@ -5,6 +5,7 @@
 //! the same host functions. What the plugin can see and do stays the same.
 
 mod abi;
+mod core_call;
 mod derive;
 mod functions;
 mod handles;
@@ -16,7 +17,7 @@ mod state;
 mod structure;
 mod wasi;
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use wasmtime::{InstancePre, Linker, Module, Result};
 
@@ -58,7 +59,7 @@ fn number(bytes: &mut Vec<u8>, mut number: u32) {
 /// A plugin that can be made as flat instances.
 pub(super) struct FlatPlugin {
     pre: InstancePre<HostState>,
-    structure: Structure,
+    structure: Arc<Structure>,
 }
 
 impl FlatPlugin {
@@ -72,7 +73,7 @@ impl FlatPlugin {
             let (module, field) = (import.module.as_str(), import.field.as_str());
             functions().define(&mut linker, &import.target, (module, field))?;
         }
-        Ok(Self { pre: linker.instantiate_pre(module)?, structure })
+        Ok(Self { pre: linker.instantiate_pre(module)?, structure: Arc::new(structure) })
     }
 }
 

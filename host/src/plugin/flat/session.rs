@@ -1,9 +1,9 @@
 //! The contract's own imports for flat instances.
 
-use std::future::poll_fn;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
-use wasmtime::{AsContextMut, Caller};
+use wasmtime::{AsContextMut, Caller, Result as Engine};
 
 use super::abi::{Bytes, Text};
 use super::functions::{Functions, Waiting, charge, memory};
@@ -37,7 +37,7 @@ fn session(to: &mut Functions) {
     to.call(SESSION, "set-timer", |guest: &mut Guest<'_>, (id, after_ms): (u32, u64)| {
         Ok(guest.data().scope.port.set_timer(id, after_ms))
     });
-    to.wait(SESSION, "write", write);
+    to.poll(SESSION, "write", write);
 }
 
 fn server(to: &mut Functions) {
@@ -70,12 +70,17 @@ fn server(to: &mut Functions) {
 }
 
 /// Writes to the session. Lends the guest's own memory, so that a large write is not copied.
-fn write<'a>(guest: &'a mut Guest<'_>, (data,): (Bytes,)) -> Waiting<'a, Result<(), WriteError>> {
-    Box::pin(async move {
-        let (memory, port) = (memory(guest)?, guest.data().scope.port.clone());
-        let written = poll_fn(move |cx| port.poll_write(cx, data.of(memory.data(&*guest)))).await;
-        Ok(written.map_err(WriteError::from))
-    })
+fn write(
+    guest: &mut Guest<'_>,
+    (data,): (Bytes,),
+    cx: &mut Context<'_>,
+) -> Poll<Engine<Result<(), WriteError>>> {
+    let memory = match memory(guest) {
+        Ok(memory) => memory,
+        Err(error) => return Poll::Ready(Err(error)),
+    };
+    let written = guest.data().scope.port.poll_write(cx, data.of(memory.data(&*guest)));
+    written.map(|written| Ok(written.map_err(WriteError::from)))
 }
 
 /// Sends to many sessions. Lets others run each time that it has used a slice or woken many
