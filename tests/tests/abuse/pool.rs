@@ -8,11 +8,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use wharf::event::{Budget, ClientInfo, FaultKind, NoPeers, NullPort, Origin, Procedure, Scope};
-use wharf::plugin::{Binding, EventProcedure, Grants};
+use wharf::event::{
+    Budget, ClientInfo, Event, FaultKind, Instance, NoPeers, NullPort, Origin, Procedure, Scope,
+};
+use wharf::plugin::{Binding, EventProcedure, Grant, Grants};
 use wharf::server::{Host, HostConfig, Server, ServerHandle};
 use wharf_tests::clients::Client;
-use wharf_tests::guests::{component, file};
+use wharf_tests::guests::{component, component_for, file, root};
+use wharf_tests::imports::open_contract;
 use wharf_tests::oracle::{alone, balanced};
 use wharf_tests::servers::eventually;
 
@@ -103,4 +106,35 @@ fn client_without_an_instance_is_refused_at_once() {
     inside.finish().expect_closed();
     eventually("all left", || server.clients() == 0 && host.engine().instances() == 0);
     balanced(&server.counters());
+}
+
+#[test]
+fn cancelled_call_leaves_no_instance_to_enter() {
+    let text = root().join("tests/guests/sleeper.wat");
+    let handlers = std::fs::read_to_string(text).expect("the guest");
+    let sleeper = file("cancelled", &component_for(&handlers, &open_contract(), "0.1.0"));
+    let grants: Grants = [Grant::Clocks].into_iter().collect();
+    let budget =
+        Budget { fuel: 1_000_000, cpu: Duration::from_secs(1), wall: Duration::from_secs(60) };
+    for component_layer in [false, true] {
+        let config =
+            HostConfig { component_layer, workers: 1, sessions_max: 4, ..HostConfig::default() };
+        let host = Host::new(&config).expect("a host");
+        let _timers = host.runtime().enter();
+        let plugin = host.loader().share(&sleeper, &grants).expect("it loads");
+        assert_eq!(plugin.needs_component_layer().is_some(), component_layer);
+        let procedure = EventProcedure::new(plugin, Binding::default());
+        let cx = &mut Context::from_waker(Waker::noop());
+        let Poll::Ready(Ok(mut instance)) = pin!(procedure.instantiate(nowhere(), budget)).poll(cx)
+        else {
+            panic!("no instance");
+        };
+        let waits = pin!(instance.dispatch(Event::Read(b"x"), budget)).poll(cx).is_pending();
+        assert!(waits, "the guest does not wait");
+        let Poll::Ready(later) = pin!(instance.dispatch(Event::Write, budget)).poll(cx) else {
+            panic!("a dead instance waits");
+        };
+        let kind = later.map_err(|fault| fault.kind);
+        assert_eq!(kind, Err(FaultKind::Trap("dead-instance")), "{component_layer}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wasmtime::{Instance, Result, Store, bail, format_err};
+use wasmtime::{Instance, Result, Store, Trap, bail, format_err};
 
 use super::FlatPlugin;
 use super::abi::{Lift, Lower, PARAMS_FLAT_MAX, RESULTS_FLAT_MAX};
@@ -66,7 +66,7 @@ impl FlatPlugin {
         };
         let handles = Handles::new(handles_max);
         store.data_mut().flat =
-            Some(Box::new(FlatState { memory, realloc, handles, may_leave: true }));
+            Some(Box::new(FlatState { memory, realloc, handles, entered: false, may_leave: true }));
         Ok(FlatInstance {
             instance,
             structure: Arc::clone(structure),
@@ -213,6 +213,10 @@ impl Call {
         store: &mut Store<HostState>,
         params: &P,
     ) -> Result<R> {
+        if std::mem::replace(&mut flat(store)?.entered, true) {
+            // A call trapped, or its future was dropped in the middle of the guest.
+            bail!(Trap::CannotEnterComponent);
+        }
         let (mut needs, mut given) = (Few::new(), Few::new());
         if P::FLAT.count() > PARAMS_FLAT_MAX {
             needs.push(Need { align: P::ALIGN, size: P::SIZE });
@@ -262,6 +266,7 @@ impl Call {
             post_return.call(store, &[number]).await?;
             flat(store)?.may_leave = true;
         }
+        flat(store)?.entered = false;
         Ok(result)
     }
 }

@@ -13,6 +13,8 @@ pub(in crate::plugin) struct FlatState {
     pub(super) memory: Memory,
     pub(super) realloc: Option<Realloc>,
     pub(super) handles: Handles,
+    /// Whether a call has begun and not ended well. Then the instance is not entered again.
+    pub(super) entered: bool,
     /// Whether the guest may call the host. False in its allocator and after a return.
     pub(super) may_leave: bool,
 }
