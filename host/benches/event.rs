@@ -66,8 +66,8 @@ fn procedure() -> EventProcedure {
     let engine = Engine::new(EngineConfig { sessions_max: 2_000, ..EngineConfig::default() })
         .expect("an engine");
     let grants: Grants = manifest.grants.iter().copied().collect();
-    let plugin =
-        Loader::without_cache(engine).load(&folder, &grants).expect("the echo plugin loads");
+    let loader = Loader::without_cache(engine).with_core_modules(true);
+    let plugin = loader.load(&folder, &grants).expect("the echo plugin loads");
     EventProcedure::new(Arc::new(plugin), Binding { server: "bench".into(), ..Binding::default() })
 }
 

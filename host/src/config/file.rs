@@ -31,7 +31,7 @@ pub(super) struct HostTable {
     pub(super) compile_memory_max_bytes: Option<u64>,
     pub(super) compile_timeout: Option<Span>,
     pub(super) stop_grace: Option<Span>,
-    pub(super) component_layer: bool,
+    pub(super) core_modules: bool,
 }
 
 #[derive(Deserialize, Default)]

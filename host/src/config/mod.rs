@@ -178,7 +178,7 @@ impl Config {
             cache_dir,
             state_dir,
             release_memory,
-            component_layer: file.host.component_layer,
+            core_modules: file.host.core_modules,
             compiler: Some(compiler),
         };
         let stop_grace = file.host.stop_grace.map_or(STOP_GRACE_DEFAULT, |grace| grace.0);

@@ -42,8 +42,8 @@ pub struct Loader {
     engine: Engine,
     cache: Option<Cache>,
     compiler: Option<Compiler>,
-    /// Whether every plugin runs as a component.
-    component_layer: bool,
+    /// Whether plugins of one core module run without the component layer.
+    core_modules: bool,
     /// Cancels a compilation.
     stop: Stop,
     /// The quota to which loading is charged.
@@ -65,7 +65,7 @@ impl Loader {
             engine,
             cache: None,
             compiler: None,
-            component_layer: false,
+            core_modules: false,
             stop: Stop::default(),
             quota: Arc::default(),
             loaded: Arc::default(),
@@ -83,7 +83,7 @@ impl Loader {
             engine,
             cache,
             compiler: None,
-            component_layer: false,
+            core_modules: false,
             stop: Stop::default(),
             quota: Arc::default(),
             loaded: Arc::default(),
@@ -97,11 +97,11 @@ impl Loader {
         Self { compiler, ..self }
     }
 
-    /// Makes every plugin run with the engine's component layer, or only those that need it.
-    /// Default: those that need it.
+    /// Lets plugins of one core module run without the engine's component layer, or not. For
+    /// trusted plugins only: some limits are not kept yet. Default: not.
     #[must_use]
-    pub fn with_component_layer(self, component_layer: bool) -> Self {
-        Self { component_layer, ..self }
+    pub fn with_core_modules(self, core_modules: bool) -> Self {
+        Self { core_modules, ..self }
     }
 
     /// Makes the loader cancellable by `stop`, which ends its compiler process. A compilation on a
@@ -198,16 +198,17 @@ impl Loader {
         let Source { file, name, version, stateless, bytes } = source;
         let digest = Sha256::digest(&bytes);
         // A flat component also exports its main module, to the host alone.
-        let structure = match self.component_layer {
-            true => Err(NotFlat("`host.component_layer` is set")),
-            false => flat::read(&bytes),
+        let structure = match self.core_modules {
+            true => flat::read(&bytes),
+            false => Err(NotFlat("`host.core_modules` is not set")),
         };
         let bytes = match &structure {
             Ok(structure) => flat::with_main_module(bytes, structure),
             Err(_) => bytes,
         };
-        let (component, cache_use) =
-            self.component(&bytes, &digest).map_err(|error| not_compiled(&file, &error))?;
+        let (component, cache_use) = self
+            .component(&bytes, &Sha256::digest(&bytes))
+            .map_err(|error| not_compiled(&file, &error))?;
 
         let kind = component.component_type();
         let named = |(name, _): (&str, ComponentItem)| name.to_owned();

@@ -46,9 +46,9 @@ pub struct HostConfig {
     ///
     /// Default: no. In a configuration file: yes, if a server has `sleep_after`.
     pub release_memory: bool,
-    /// Whether every plugin runs with the engine's component layer, even one that could run without
-    /// it. An event costs more then. Default: no.
-    pub component_layer: bool,
+    /// Whether a plugin of one core module runs without the engine's component layer. An event
+    /// costs less then. For trusted plugins only: some limits are not kept yet. Default: no.
+    pub core_modules: bool,
     /// The compiler process. `None`: a thread of this process compiles, without limits on its
     /// memory and its time.
     pub compiler: Option<Compiler>,
@@ -341,7 +341,7 @@ fn steering_thread() -> std::io::Result<(Handle, oneshot::Sender<()>)> {
 
 fn loader(engine: &Engine, config: &HostConfig) -> Loader {
     let loader = cached(engine, config).compiling_in(config.compiler.clone());
-    loader.with_component_layer(config.component_layer)
+    loader.with_core_modules(config.core_modules)
 }
 
 fn cached(engine: &Engine, config: &HostConfig) -> Loader {

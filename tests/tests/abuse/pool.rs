@@ -116,13 +116,13 @@ fn cancelled_call_leaves_no_instance_to_enter() {
     let grants: Grants = [Grant::Clocks].into_iter().collect();
     let budget =
         Budget { fuel: 1_000_000, cpu: Duration::from_secs(1), wall: Duration::from_secs(60) };
-    for component_layer in [false, true] {
+    for core_modules in [false, true] {
         let config =
-            HostConfig { component_layer, workers: 1, sessions_max: 4, ..HostConfig::default() };
+            HostConfig { core_modules, workers: 1, sessions_max: 4, ..HostConfig::default() };
         let host = Host::new(&config).expect("a host");
         let _timers = host.runtime().enter();
         let plugin = host.loader().share(&sleeper, &grants).expect("it loads");
-        assert_eq!(plugin.needs_component_layer().is_some(), component_layer);
+        assert_eq!(plugin.needs_component_layer().is_none(), core_modules);
         let procedure = EventProcedure::new(plugin, Binding::default());
         let cx = &mut Context::from_waker(Waker::noop());
         let Poll::Ready(Ok(mut instance)) = pin!(procedure.instantiate(nowhere(), budget)).poll(cx)
@@ -135,6 +135,6 @@ fn cancelled_call_leaves_no_instance_to_enter() {
             panic!("a dead instance waits");
         };
         let kind = later.map_err(|fault| fault.kind);
-        assert_eq!(kind, Err(FaultKind::Trap("dead-instance")), "{component_layer}");
+        assert_eq!(kind, Err(FaultKind::Trap("dead-instance")), "{core_modules}");
     }
 }

@@ -12,7 +12,7 @@ use wharf_tests::clients::Client;
 use wharf_tests::guests::{built, component_for, file, root};
 use wharf_tests::imports::open_contract;
 use wharf_tests::rng::Rng;
-use wharf_tests::servers::{describe, eventually, fuel_alone, host};
+use wharf_tests::servers::{describe, eventually, fuel_alone};
 
 /// Parts of guests, and guests whose sessions depend on time or on the client's port, or take long.
 const OTHERS: [&str; 11] = [
@@ -34,12 +34,12 @@ const PROPER: [&str; 2] = ["peer-closed", "closed-by-plugin"];
 /// Fuel of an event: enough for every guest that ends by itself.
 const FUEL: u64 = 2_000_000;
 
-/// A host that runs every plugin as a component.
-fn with_component_layer() -> Host {
-    static HOST: OnceLock<Host> = OnceLock::new();
-    let config =
-        HostConfig { workers: 2, sessions_max: 64, component_layer: true, ..HostConfig::default() };
-    HOST.get_or_init(|| Host::new(&config).expect("a host")).clone()
+/// A host that runs every plugin as a component, or plugins of one core module without that layer.
+fn host(core_modules: bool) -> Host {
+    static HOSTS: [OnceLock<Host>; 2] = [OnceLock::new(), OnceLock::new()];
+    let config = HostConfig { workers: 2, sessions_max: 64, core_modules, ..HostConfig::default() };
+    let host = &HOSTS[usize::from(core_modules)];
+    host.get_or_init(|| Host::new(&config).expect("a host")).clone()
 }
 
 /// All that a client and an operator see of a session.
@@ -83,7 +83,7 @@ fn effects(
 /// answer before.
 fn compare(what: &str, path: &Path, grants: &Grants, pieces: &[Vec<u8>]) {
     let [flat, layered] =
-        [host(), with_component_layer()].map(|host| effects(&host, path, grants, pieces));
+        [host(true), host(false)].map(|host| effects(&host, path, grants, pieces));
     let said = format!("{what}: {:?}", pieces.concat().escape_ascii().to_string());
     let (flat, layered) = match (flat, layered) {
         (Ok(flat), Ok(layered)) => (flat, layered),
@@ -138,7 +138,7 @@ fn guests_have_the_same_effects_both_ways() {
     let mut flat = 0;
     for (name, path) in &guests {
         compare(name, path, &grants, &[b"one\ntwo\r\nand more".to_vec()]);
-        let plugin = host().loader().share(path, &grants);
+        let plugin = host(true).loader().share(path, &grants);
         flat += usize::from(plugin.is_ok_and(|plugin| plugin.needs_component_layer().is_none()));
     }
     assert!(flat > 40, "only {flat} of {} run as core modules", guests.len());
@@ -149,7 +149,7 @@ fn bundled_plugins_have_the_same_effects_both_ways() {
     let mut rng = Rng::seeded(11);
     for folder in ["plugins/echo", "plugins/lines", "plugins/http", "plugins/chat"] {
         let (path, grants) = built(folder);
-        let plugin = host().loader().share(&path, &grants).expect("it loads");
+        let plugin = host(true).loader().share(&path, &grants).expect("it loads");
         assert!(plugin.needs_component_layer().is_none(), "{folder}");
         for _ in 0..20 {
             let pieces: Vec<Vec<u8>> = (0..rng.between(1, 6)).map(|_| piece(&mut rng)).collect();

@@ -200,6 +200,9 @@ fn main_imports(module: &[u8]) -> Result<Vec<(&str, &str)>, NotFlat> {
                     if !matches!(import.ty, TypeRef::Func(_)) {
                         return Err(NotFlat("a main module that imports more than functions"));
                     }
+                    if imports.len() == FUNCTIONS_MAX {
+                        return Err(TOO_LARGE);
+                    }
                     imports.push((import.module, import.name));
                 }
             }

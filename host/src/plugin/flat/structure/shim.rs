@@ -7,7 +7,7 @@ use wasmparser::{
     Parser, Payload, RefType, TableInit, TypeRef, TypeSectionReader,
 };
 
-use super::parts::{INITIALISES, INVALID, NotFlat, OTHER_MODULE};
+use super::parts::{FUNCTIONS_MAX, INITIALISES, INVALID, NotFlat, OTHER_MODULE, TOO_LARGE};
 
 /// A core module whose functions each call one entry of its table, with their own parameters.
 pub(super) struct Shim<'a> {
@@ -33,6 +33,7 @@ impl<'a> Shim<'a> {
                 Payload::CodeSectionStart { .. } => {}
                 Payload::TypeSection(section) => types = func_types(section)?,
                 Payload::FunctionSection(section) => {
+                    few(section.count())?;
                     functions = section.into_iter().collect::<Result<Vec<u32>, _>>()?;
                 }
                 Payload::TableSection(section) => {
@@ -49,6 +50,7 @@ impl<'a> Shim<'a> {
                     }
                 }
                 Payload::ExportSection(section) => {
+                    few(section.count())?;
                     exports = section.into_iter().collect::<Result<Vec<_>, _>>()?;
                 }
                 Payload::CodeSectionEntry(body) => {
@@ -135,6 +137,7 @@ impl<'a> Fixup<'a> {
                         }
                         match import.ty {
                             TypeRef::Func(of) => {
+                                few(functions.len() as u32)?;
                                 let func_type = types.get(of as usize).ok_or(INVALID)?;
                                 functions.push((import.name, FuncType::clone(func_type)));
                             }
@@ -176,6 +179,7 @@ fn filled<'a>(
         return Err(OTHER_MODULE);
     }
     let ElementItems::Functions(items) = element.items else { return Err(OTHER_MODULE) };
+    few(items.count())?;
     let mut slots = Vec::new();
     for item in items {
         slots.push(functions.get(item? as usize).ok_or(INVALID)?.clone());
@@ -183,8 +187,14 @@ fn filled<'a>(
     Ok(slots)
 }
 
+/// Refuses more functions than a flat component has, each of which may have a large type.
+fn few(count: u32) -> Result<(), NotFlat> {
+    if count as usize > FUNCTIONS_MAX { Err(TOO_LARGE) } else { Ok(()) }
+}
+
 /// The types of a core module, if all are functions that stand alone.
 fn func_types(section: TypeSectionReader<'_>) -> Result<Vec<FuncType>, NotFlat> {
+    few(section.count())?;
     let mut types = Vec::new();
     for group in section {
         let group = group?;
